@@ -1,0 +1,61 @@
+"""What a user can get wrong, one class per layer of cause. Everything else that is raised is a bug of ours."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class CmtoolError(Exception):
+    """A mistake that the user can mend.
+
+    Args:
+        message: What is wrong, with the value and the place: lower case, no full stop.
+        hint: The next thing to type or to do.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class RecipeError(CmtoolError):
+    """A recipe, an override or an option does not make sense."""
+
+
+class CheckpointError(CmtoolError):
+    """A model cannot be read, written or used for what was asked."""
+
+
+class DataError(CmtoolError):
+    """A data set or an image cannot be read."""
+
+
+class DeviceError(CmtoolError):
+    """The machine cannot do what was asked."""
+
+
+class TrainingError(CmtoolError):
+    """A run that started well has failed."""
+
+    exit_code = 1
+
+
+class Stopped(CmtoolError):
+    """A signal ended the run after everything was saved; exits with 128 + the signal's number."""
+
+    def __init__(self, message: str, hint: str | None, signum: int) -> None:
+        super().__init__(message, hint)
+        self.exit_code = 128 + signum
+
+
+def did_you_mean(word: str, options: Iterable[str]) -> str:
+    """A suggestion to append to a message, or nothing.
+
+    Example:
+        >>> did_you_mean("icm", ["cd", "ict"])
+        " (did you mean 'ict'?)"
+    """
+    close = get_close_matches(word, list(options), n=1, cutoff=0.5)
+    return f" (did you mean '{close[0]}'?)" if close else ""

@@ -1,0 +1,1 @@
+"""Readers for weights that other tools have published."""

@@ -1,0 +1,30 @@
+"""What a network is: a frozen description that builds a plain module."""
+
+from abc import ABC, abstractmethod
+
+from torch import nn
+
+
+class Network(ABC):
+    """A description of an architecture; its fields are its recipe keys.
+
+    The module it builds computes the raw output F of the preconditioning:
+
+        forward(x, c_noise, label=None) -> F
+
+    with x (B, C, H, W) the scaled noisy image c_in * x_t, c_noise (B,) float32 the noise embedding's input, label (B,)
+    int64 in 0 .. num_classes - 1, -1 (or None for the whole batch) meaning "no class", and F (B, C, H, W).
+    """
+
+    @abstractmethod
+    def build(self, image_size: int, channels: int, num_classes: int) -> nn.Module:
+        """Builds the module with fresh weights.
+
+        Args:
+            image_size: Height and width of the (square) images in pixels.
+            channels: Image channels, 1 or 3.
+            num_classes: Number of classes; 0 builds an unconditional network that ignores `label`.
+
+        Raises:
+            ValueError: The description does not fit such images; the text says which field.
+        """

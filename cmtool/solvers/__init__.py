@@ -1,0 +1,1 @@
+"""ODE solvers, one a file."""

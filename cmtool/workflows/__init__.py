@@ -1,0 +1,1 @@
+"""One straight line per command; importable as a library."""
