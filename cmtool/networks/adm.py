@@ -1,0 +1,132 @@
+"""ADM, the U-Net of OpenAI's consistency models, and EDM's version of it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cmtool.networks._layers import geometric, phases
+from cmtool.networks._unet import Plan, Style, UNet, attention_levels, check_fields
+from cmtool.networks.base import Network
+
+
+class AdmEmbedding(nn.Module):
+    """Two layers on cos|sin features of the noise level, plus a vector per class, then SiLU."""
+
+    def __init__(self, features: int, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.pairs = features // 2
+        self.linear1 = nn.Linear(features, width)
+        self.linear2 = nn.Linear(width, width)
+        self.label = nn.Embedding(num_classes, width) if num_classes else None
+
+    def forward(self, c_noise: Tensor, label: Tensor | None) -> Tensor:
+        """(B,), (B,) or None -> (B, E), outside of autocast."""
+        with torch.autocast(c_noise.device.type, enabled=False):
+            phase = phases(c_noise, geometric(self.pairs, self.pairs, c_noise.device))
+            emb = torch.cat([phase.cos(), phase.sin()], 1).to(self.linear1.weight.dtype)
+            emb = self.linear2(F.silu(self.linear1(emb)))
+            if self.label is not None and label is not None:
+                emb = emb + self.label(label.clamp(min=0)) * (label >= 0)[:, None]
+            return F.silu(emb)
+
+
+class AdmUNet(UNet):
+    """A U-Net with ADM's embedding; every residual branch and the output start at zero."""
+
+    def __init__(self, plan: Plan, style: Style, embedding: AdmEmbedding) -> None:
+        super().__init__(plan, style)
+        self.embedding = embedding
+        for name, module in self.named_modules():
+            if name.rpartition(".")[2] in ("conv2", "proj", "out_conv"):
+                for parameter in module.parameters():
+                    nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+        """(B, C, H, W), (B,), (B,) int64 or None -> F (B, C, H, W)."""
+        return self.body(x, self.embedding(c_noise, label))
+
+
+@dataclass(frozen=True)
+class Adm(Network):
+    """ADM: multi-head attention at several resolutions, norms scaled by the embedding.
+
+    Source:
+        Dhariwal & Nichol 2021, arXiv 2105.05233, section 3, as used by Song et al. 2023, arXiv
+        2303.01469. flavor "edm": Karras et al. 2022, arXiv 2206.00364, appendix F.2.
+
+    Args:
+        channels: Width that `channel_mult` multiplies.
+        channel_mult: Factor per level, finest first; each level has half the resolution of the one
+            before.
+        blocks: Residual blocks per level.
+        attention: Resolutions with self-attention, in pixels; one that no level has is without
+            effect.
+        head_channels: Channels of an attention head.
+        dropout: Probability of dropping an activation.
+        scale_shift: The embedding scales and shifts; otherwise it is added.
+        resblock_updown: Resampling by residual blocks; otherwise by single convolutions.
+        flavor: "openai" normalises in 32 groups and wants widths that split into whole heads; "edm"
+            has at least 4 channels a group and rounds the number of heads down, leaving attention
+            out where that gives none.
+    """
+
+    channels: int = 192
+    channel_mult: tuple[int, ...] = (1, 2, 3, 4)
+    blocks: int = 3
+    attention: tuple[int, ...] = (32, 16, 8)
+    head_channels: int = 64
+    dropout: float = 0.0
+    scale_shift: bool = True
+    resblock_updown: bool = True
+    flavor: Literal["openai", "edm"] = "openai"
+
+    def __post_init__(self) -> None:
+        check_fields(self.channels, self.channel_mult, self.blocks, self.dropout)
+        if self.head_channels < 1:
+            raise ValueError(f"head_channels: needs at least 1, got {self.head_channels}")
+        if self.flavor not in ("openai", "edm"):
+            raise ValueError(f"flavor: needs 'openai' or 'edm', got '{self.flavor}'")
+
+    def groups(self, channels: int) -> int:
+        """Number of normalisation groups of a layer."""
+        return 32 if self.flavor == "openai" else min(32, channels // 4)
+
+    def heads(self, channels: int) -> int:
+        """Number of attention heads of a layer.
+
+        Raises:
+            ValueError: OpenAI's network has no whole number of heads here.
+        """
+        if self.flavor == "openai" and channels % self.head_channels:
+            raise ValueError(
+                f"head_channels: a width of {channels} is no multiple of {self.head_channels}"
+            )
+        return channels // self.head_channels
+
+    def build(self, image_size: int, channels: int, num_classes: int) -> nn.Module:
+        """Builds the module with fresh weights."""
+        width = 4 * self.channels
+        widths = tuple(self.channels * m for m in self.channel_mult)
+        plan = Plan(
+            channels=channels,
+            stem=widths[0],
+            widths=widths,
+            blocks=self.blocks,
+            attention=attention_levels(self.attention, image_size, len(widths)),
+            resampling="block" if self.resblock_updown else "convolution",
+        )
+        style = Style(
+            embedding=width,
+            groups=self.groups,
+            eps=1e-5,
+            heads=self.heads,
+            scale_shift=self.scale_shift,
+            residual_scale=1.0,
+            taps=(1, 1),
+            project_resampled=False,
+            dropout=self.dropout,
+        )
+        return AdmUNet(plan, style, AdmEmbedding(self.channels, width, num_classes))

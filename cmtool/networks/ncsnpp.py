@@ -1,0 +1,68 @@
+"""NCSN++, the network of the "VE" models of score-SDE and EDM."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from cmtool.networks._song import SongEmbedding, SongUNet, song_style
+from cmtool.networks._unet import Plan, attention_levels, check_fields
+from cmtool.networks.base import Network
+
+TAPS = (1, 3, 3, 1)
+
+
+@dataclass(frozen=True)
+class Ncsnpp(Network):
+    """NCSN++: random Fourier features, a smooth resampling filter, and an image pyramid.
+
+    At each encoder level a filtered and convolved copy of the input is added. `forward` takes one
+    keyword more, `augment` (B, augment_dim): the parameters of EDM's augmentations. None and zeros
+    both mean an image that was not augmented.
+
+    Source:
+        Song et al. 2021, arXiv 2011.13456; Karras et al. 2022, arXiv 2206.00364, Table 7 and
+        appendix F.2.
+
+    Args:
+        channels: Width that `channel_mult` multiplies.
+        channel_mult: Factor per level, finest first; each level has half the resolution of the one
+            before.
+        blocks: Residual blocks per level.
+        attention: Resolutions with self-attention, in pixels; one that no level has is without
+            effect.
+        dropout: Probability of dropping an activation.
+        augment_dim: Number of augmentation parameters; 0 for none.
+        fourier_scale: Standard deviation of the random frequencies.
+    """
+
+    channels: int = 128
+    channel_mult: tuple[int, ...] = (2, 2, 2)
+    blocks: int = 4
+    attention: tuple[int, ...] = (16,)
+    dropout: float = 0.0
+    augment_dim: int = 0
+    fourier_scale: float = 16.0
+
+    def __post_init__(self) -> None:
+        check_fields(self.channels, self.channel_mult, self.blocks, self.dropout)
+
+    def build(self, image_size: int, channels: int, num_classes: int) -> nn.Module:
+        """Builds the module with fresh weights."""
+        width = 4 * self.channels
+        plan = Plan(
+            channels=channels,
+            stem=self.channels,
+            widths=tuple(self.channels * m for m in self.channel_mult),
+            blocks=self.blocks,
+            attention=attention_levels(self.attention, image_size, len(self.channel_mult)),
+            decoder_attention="last",
+            side_taps=TAPS,
+        )
+        embedding = SongEmbedding(
+            2 * self.channels,
+            width,
+            num_classes=num_classes,
+            augment_dim=self.augment_dim,
+            fourier_scale=self.fourier_scale,
+        )
+        return SongUNet(plan, song_style(width, TAPS, self.dropout), embedding)
