@@ -1,0 +1,237 @@
+"""OpenAI's consistency-model checkpoints, `edm_*.pt`, `cd_*.pt`, `ct_*.pt`: plain state dicts.
+
+The tensors tell the architecture but for the image size and the channels of an attention head;
+those, the preconditioning and the noise range are known for the published files by name. Names
+differ from ours, layouts do not. Not here: reading the file itself.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
+
+from torch import Tensor
+
+from cmtool.errors import CheckpointError
+from cmtool.foreign._keymap import check_names, check_shapes, key_table, skeleton
+from cmtool.networks._unet import attention_levels
+from cmtool.networks.adm import Adm
+
+_LEAVES = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "affine": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "skip": "skip_connection",
+    "norm": "norm",
+    "qkv": "qkv",
+    "proj": "proj_out",
+    "conv": "conv",
+}
+
+
+def is_openai(state: Mapping[str, object]) -> bool:
+    """Whether a state dict has the names of OpenAI's U-Net."""
+    marks = (
+        "time_embed.0.weight",
+        "input_blocks.0.0.weight",
+        "middle_block.1.qkv.weight",
+        "out.2.weight",
+    )
+    return all(isinstance(state.get(mark), Tensor) for mark in marks)
+
+
+def facts_from_name(filename: str) -> dict[str, int | float | str]:
+    """What is known of the twelve published files beyond their tensors; {} for other names.
+
+    Source:
+        Song et al. 2023, arXiv 2303.01469, appendix C, and the launch script of
+        openai/consistency_models.
+
+    Returns:
+        image_size and head_channels; precond, 'edm' or 'consistency'; sigma_min and sigma_max;
+        levels, the number of noise levels that a consistency model was trained on.
+
+    Example:
+        >>> facts_from_name("weights/ct_cat256.pt")["levels"]
+        151
+    """
+    found = re.fullmatch(
+        r"(edm|cd|ct)_(imagenet64|bedroom256|cat256)(_ema|_l2|_lpips|)\.pt", PurePath(filename).name
+    )
+    if found is None:
+        return {}
+    method, data, suffix = found.groups()
+    if suffix not in {"edm": ("_ema",), "cd": ("_l2", "_lpips"), "ct": ("",)}[method]:
+        return {}
+    facts: dict[str, int | float | str] = {
+        "image_size": 64 if data == "imagenet64" else 256,
+        "head_channels": 64,
+        "precond": "edm" if method == "edm" else "consistency",
+        "sigma_min": 0.002,
+        "sigma_max": 80.0,
+    }
+    if method == "cd":
+        facts["levels"] = 40
+    if method == "ct":
+        facts["levels"] = 201 if data == "imagenet64" else 151
+    return facts
+
+
+def infer(state: Mapping[str, Tensor], image_size: int, head_channels: int) -> tuple[Adm, int, int]:
+    """Reads the architecture off the tensors.
+
+    Args:
+        state: A state dict for which `is_openai` holds.
+        image_size: Height and width of the images in pixels.
+        head_channels: Channels of an attention head.
+
+    Returns:
+        The network, the image channels and the number of classes.
+
+    Raises:
+        CheckpointError: The tensors are not those of such a network, or do not fit the two facts.
+    """
+    stem = _get(state, "input_blocks.0.0.weight")
+    image_channels = stem.shape[1]
+    _refuse_guided_diffusion(state, image_channels)
+    base = _get(state, "time_embed.0.weight").shape[1]
+    ends = _level_ends(state)
+    total = len({key.split(".")[1] for key in state if key.startswith("output_blocks.")})
+    per_level = ends[0] + 1 if ends else total
+    if not base or total != per_level * (len(ends) + 1) or per_level < 2:
+        raise CheckpointError(
+            f"the decoder's {total} blocks do not split into {len(ends) + 1} levels"
+        )
+    widths, attention = [], []
+    for level in range(len(ends) + 1):
+        first = total - (level + 1) * per_level
+        widths.append(_get(state, f"output_blocks.{first}.0.out_layers.3.weight").shape[0])
+        if f"output_blocks.{first}.1.qkv.weight" in state:
+            attention.append(image_size >> level)
+    if any(width % base for width in widths):
+        raise CheckpointError(f"level widths {widths} are not multiples of {base} channels")
+    affine = _get(state, "middle_block.0.emb_layers.1.weight")
+    label = state.get("label_emb.weight")
+    num_classes = 0 if label is None else label.shape[0]
+    try:
+        spec = Adm(
+            channels=base,
+            channel_mult=tuple(width // base for width in widths),
+            blocks=per_level - 1,
+            attention=tuple(attention),
+            head_channels=head_channels,
+            scale_shift=affine.shape[0] == 2 * widths[-1],
+            resblock_updown=not any(
+                re.fullmatch(r"output_blocks\.\d+\.\d\.conv\.weight", k) for k in state
+            ),
+        )
+        expected = skeleton(spec, image_size, image_channels, num_classes)
+    except ValueError as error:
+        raise CheckpointError(
+            f"image_size={image_size} and head_channels={head_channels} do not fit: {error}",
+            hint="pass the facts of the file: --as image_size=N --as head_channels=N",
+        ) from error
+    table = key_map(spec, image_size, image_channels, num_classes)
+    check_names(state, table.values())
+    check_shapes({ours: state[theirs] for ours, theirs in table.items()}, expected)
+    return spec, image_channels, num_classes
+
+
+def key_map(spec: Adm, image_size: int, channels: int, num_classes: int) -> dict[str, str]:
+    """Our weight names to OpenAI's, one to one."""
+    return key_table(
+        skeleton(spec, image_size, channels, num_classes), _modules(spec, image_size), _LEAVES, {}
+    )
+
+
+def to_ours(
+    state: Mapping[str, Tensor], spec: Adm, image_size: int, channels: int, num_classes: int
+) -> dict[str, Tensor]:
+    """Renames OpenAI's weights, in float32.
+
+    Raises:
+        CheckpointError: Names or shapes are not those of `spec`.
+    """
+    table = key_map(spec, image_size, channels, num_classes)
+    check_names(state, table.values())
+    renamed = {ours: state[theirs].float() for ours, theirs in table.items()}
+    check_shapes(renamed, skeleton(spec, image_size, channels, num_classes))
+    return renamed
+
+
+def to_theirs(
+    state: Mapping[str, Tensor], spec: Adm, image_size: int, channels: int, num_classes: int
+) -> dict[str, Tensor]:
+    """Renames our weights as OpenAI's code reads them.
+
+    Raises:
+        CheckpointError: Names are not those of `spec`.
+    """
+    table = key_map(spec, image_size, channels, num_classes)
+    check_names(state, table)
+    return {theirs: state[ours] for ours, theirs in table.items()}
+
+
+def _modules(spec: Adm, image_size: int) -> dict[str, str]:
+    """Paths of our modules to OpenAI's, whose blocks are numbered through the levels."""
+    names = {
+        "embedding.linear1": "time_embed.0",
+        "embedding.linear2": "time_embed.2",
+        "embedding.label": "label_emb",
+        "stem": "input_blocks.0.0",
+        "middle.0": "middle_block.0",
+        "middle.0.attention": "middle_block.1",
+        "middle.1": "middle_block.2",
+        "out_norm": "out.0",
+        "out_conv": "out.2",
+    }
+    levels = len(spec.channel_mult)
+    attention = attention_levels(spec.attention, image_size, levels)
+    k = 1
+    for level in range(levels):
+        if level > 0:
+            names[f"encoder.{level}.down"] = f"input_blocks.{k}.0"
+            names[f"encoder.{level}.down.conv"] = f"input_blocks.{k}.0.op"
+            k += 1
+        for block in range(spec.blocks):
+            names[f"encoder.{level}.blocks.{block}"] = f"input_blocks.{k}.0"
+            names[f"encoder.{level}.blocks.{block}.attention"] = f"input_blocks.{k}.1"
+            k += 1
+    k = 0
+    for level in reversed(range(levels)):
+        for block in range(spec.blocks + 1):
+            names[f"decoder.{level}.blocks.{block}"] = f"output_blocks.{k}.0"
+            names[f"decoder.{level}.blocks.{block}.attention"] = f"output_blocks.{k}.1"
+            k += 1
+        if level > 0:
+            # The way up is the last module of the coarser level's last block.
+            up = f"output_blocks.{k - 1}.{2 if attention[level] else 1}"
+            names[f"decoder.{level - 1}.up"] = up
+    return names
+
+
+def _level_ends(state: Mapping[str, Tensor]) -> list[int]:
+    """Numbers of the decoder blocks that end with a way up."""
+    pattern = re.compile(r"output_blocks\.(\d+)\.[12]\.(?:in_layers\.0|conv)\.weight")
+    return sorted(int(found[1]) for found in map(pattern.fullmatch, state) if found)
+
+
+def _get(state: Mapping[str, Tensor], name: str) -> Tensor:
+    if name not in state:
+        raise CheckpointError(f"weight '{name}' of OpenAI's network is missing")
+    return state[name]
+
+
+def _refuse_guided_diffusion(state: Mapping[str, Tensor], image_channels: int) -> None:
+    """Those files have the same names, but another order of the attention's channels."""
+    outputs = _get(state, "out.2.weight").shape[0]
+    qkv = _get(state, "middle_block.1.qkv.weight")
+    if outputs == 2 * image_channels or qkv.ndim == 3:
+        raise CheckpointError(
+            f"a guided-diffusion file ({outputs} output channels, attention weights of "
+            f"{qkv.ndim} axes): its attention orders the channels differently",
+            hint="use a file of openai/consistency_models: edm_*.pt, cd_*.pt or ct_*.pt",
+        )
+    if outputs != image_channels:
+        raise CheckpointError(f"{outputs} output channels for {image_channels} image channels")
