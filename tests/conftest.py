@@ -6,6 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples on every machine; a slow one is not a failure.
+settings.register_profile("cmtool", deadline=None, derandomize=True)
+settings.load_profile("cmtool")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

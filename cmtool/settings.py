@@ -1,0 +1,171 @@
+"""The settings of a run that no component owns: plain values, checked when they are made.
+
+A field is a recipe key; its default stands here and nowhere else. A value out of its range raises
+ValueError with one line for each broken rule.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+def _require(settings: object, **rules: tuple[bool, str]) -> None:
+    """Raises one ValueError with a line for each field whose rule does not hold."""
+    broken = [
+        f"needs {rule}, got {name}={getattr(settings, name)}"
+        for name, (holds, rule) in rules.items()
+        if not holds
+    ]
+    if broken:
+        raise ValueError("\n".join(broken))
+
+
+@dataclass(frozen=True)
+class DenoiserSettings:
+    """How the network is wrapped.
+
+    Args:
+        precond: Form of c_skip and c_out.
+        sigma_data: Standard deviation of the data, in units of pixel value.
+        noise_scale: c_noise = noise_scale * ln(sigma); OpenAI's networks take 250.
+        boundary: Noise level at which a consistency model is the identity; `edm` has none.
+    """
+
+    precond: Literal["edm", "consistency"] = "edm"
+    sigma_data: float = 0.5
+    noise_scale: float = 0.25
+    boundary: float = 0.002
+
+    def __post_init__(self) -> None:
+        _require(
+            self,
+            sigma_data=(0 < self.sigma_data < math.inf, "0 < sigma_data < inf"),
+            noise_scale=(0 < self.noise_scale < math.inf, "0 < noise_scale < inf"),
+            boundary=(0 <= self.boundary < math.inf, "0 <= boundary < inf"),
+        )
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which images, and what is done to them.
+
+    Args:
+        name: Name, folder or archive, as after --data.
+        image_size: Height and width in pixels; left out, the data set's own.
+        crop: How an image of another shape becomes square.
+        flip: Mirror half of the images, drawn anew at each visit.
+        skip_broken: Leave out files that cannot be read instead of stopping.
+        conditional: Tell the network the class.
+        label_dropout: Share of images whose class is hidden, for guidance.
+    """
+
+    name: str | None = None
+    image_size: int | None = None
+    crop: Literal["none", "center", "dhariwal", "lsun"] | None = None
+    flip: bool = False
+    skip_broken: bool = False
+    conditional: bool = False
+    label_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(
+            self,
+            image_size=(self.image_size is None or self.image_size >= 1, "image_size >= 1"),
+            label_dropout=(0 <= self.label_dropout <= 1, "0 <= label_dropout <= 1"),
+        )
+
+
+@dataclass(frozen=True)
+class TeacherSettings:
+    """How the teacher takes its step.
+
+    Args:
+        guidance: Weight of classifier-free guidance; 1 is off.
+        substeps: Solver steps between two neighbouring noise levels.
+    """
+
+    guidance: float = 1.0
+    substeps: int = 1
+
+    def __post_init__(self) -> None:
+        _require(
+            self,
+            guidance=(0 <= self.guidance < math.inf, "0 <= guidance < inf"),
+            substeps=(self.substeps >= 1, "substeps >= 1"),
+        )
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The loop: how long, how fast, on what, and what is written when.
+
+    Args:
+        steps: Optimizer updates.
+        batch_size: Images per update, over all processes.
+        micro_batch: Most images per forward on one process; left out, all of its share.
+        lr: Learning rate after the warm-up.
+        optimizer: The update rule.
+        betas: Decay of its first and second moment.
+        weight_decay: Decoupled weight decay.
+        lr_warmup: Updates over which the rate rises linearly from zero.
+        lr_decay: What the rate does afterwards.
+        lr_decay_steps: Updates over which it does so; left out, `steps`.
+        grad_clip: Largest gradient norm; left out, no clipping.
+        ema: Decay of each average of the weights; the first is the one that is sampled from.
+        ema_warmup: Let a young average forget faster.
+        seed: Of the weights, the order of the images, the noise and the times.
+        precision: Of the forward pass under autocast; `auto` asks the device.
+        compile: Compile the network.
+        device: Where to train; `auto` takes the best there is.
+        log_every: Updates between two lines of the log.
+        sample_every: Updates between two grids of samples.
+        save_every: Updates between two checkpoints.
+        keep_last: Checkpoints to keep.
+        tracker: Where the curves go beside the log.
+    """
+
+    steps: int = 10_000
+    batch_size: int = 64
+    micro_batch: int | None = None
+    lr: float = 1e-4
+    optimizer: Literal["radam", "adam", "adamw"] = "radam"
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    lr_warmup: int = 0
+    lr_decay: Literal["none", "linear", "cosine", "rsqrt"] = "none"
+    lr_decay_steps: int | None = None
+    grad_clip: float | None = None
+    ema: tuple[float, ...] = (0.9999,)
+    ema_warmup: bool = True
+    seed: int = 0
+    precision: Literal["auto", "no", "bf16", "fp16"] = "no"
+    compile: bool = False
+    device: str = "auto"
+    log_every: int = 50
+    sample_every: int = 1000
+    save_every: int = 5000
+    keep_last: int = 2
+    tracker: Literal["none", "tensorboard", "wandb"] = "none"
+
+    def __post_init__(self) -> None:
+        counts = {
+            name: (getattr(self, name) is None or getattr(self, name) >= 1, f"{name} >= 1")
+            for name in (
+                *("steps", "batch_size", "micro_batch", "lr_decay_steps"),
+                *("log_every", "sample_every", "save_every", "keep_last"),
+            )
+        }
+        _require(
+            self,
+            **counts,
+            lr=(0 < self.lr < math.inf, "0 < lr < inf"),
+            betas=(all(0 <= beta < 1 for beta in self.betas), "0 <= betas < 1"),
+            weight_decay=(0 <= self.weight_decay < math.inf, "0 <= weight_decay < inf"),
+            lr_warmup=(self.lr_warmup >= 0, "lr_warmup >= 0"),
+            grad_clip=(self.grad_clip is None or self.grad_clip > 0, "grad_clip > 0"),
+            ema=(
+                0 < len(self.ema) == len(set(self.ema)) and all(0 <= a < 1 for a in self.ema),
+                "one or more different 0 <= ema < 1",
+            ),
+            seed=(0 <= self.seed < 2**63, "0 <= seed < 2^63"),
+        )
