@@ -1,0 +1,27 @@
+"""cmtool: consistency models, from a teacher to one-step images.
+
+    import cmtool
+    model = cmtool.load("runs/digits-cd")
+    images = cmtool.sample(model, n=64)          # (64, C, H, W) in [-1, 1]
+
+Importing this package imports no torch; the first use of `load` or `sample` does.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cmtool.workflows.load import load
+    from cmtool.workflows.sample import sample
+
+__all__ = ["__version__", "load", "sample"]
+
+__version__ = "0.1.0"
+
+_HOMES = {"load": "cmtool.workflows.load", "sample": "cmtool.workflows.sample"}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'cmtool' has no attribute '{name}'")

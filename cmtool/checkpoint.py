@@ -1,0 +1,325 @@
+"""Models on disk: a directory that a person can read, or one file that knows its own configuration.
+
+    runs/cifar10-cd/
+      recipe.toml  log.jsonl  samples/  latest
+      step-00010000/
+        meta.json  recipe.toml  student.safetensors  ema-0.9999.safetensors  resume/state.pt
+
+Weights are float32 and named by the network's own keys. Nothing here is a pickle that could run code: `resume/state.pt` holds plain
+tensors and is read with `weights_only=True`.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cmtool import recipe as recipes
+from cmtool.denoiser import EDM, Consistency, Denoiser, Kind, Preconditioner
+from cmtool.errors import CheckpointError, did_you_mean
+from cmtool.recipe import DenoiserSettings, Recipe
+
+FORMAT = 1
+HEADER = "cmtool"
+"""Key of the configuration in a single file's metadata."""
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What a model is, beside its recipe.
+
+    Args:
+        kind: "diffusion" or "consistency".
+        image_shape: (C, H, W).
+        classes: The classes' names.
+        step: Optimizer steps taken.
+        images: Training images seen.
+        weights: Names of the weights in a checkpoint directory.
+        origin: Data and teacher.
+        sha256: Hash of every weights file.
+        versions: Of cmtool and torch.
+        format: Of the checkpoint.
+    """
+
+    kind: Kind
+    image_shape: tuple[int, int, int]
+    classes: tuple[str, ...] = ()
+    step: int = 0
+    images: int = 0
+    weights: tuple[str, ...] = ()
+    origin: dict[str, Any] = field(default_factory=dict)
+    sha256: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @classmethod
+    def of(cls, model: Denoiser, step: int, batch_size: int, origin: dict[str, Any]) -> "Meta":
+        """Describes a model after `step` steps of `batch_size` images."""
+        return cls(
+            kind=model.kind,
+            image_shape=model.image_shape,
+            classes=model.classes,
+            step=step,
+            images=step * batch_size,
+            origin=origin,
+            versions={"cmtool": version("cmtool"), "torch": torch.__version__},
+        )
+
+    @classmethod
+    def parse(cls, text: str, where: str) -> "Meta":
+        """Reads JSON.
+
+        Raises:
+            CheckpointError: It is not a description that this version reads.
+        """
+        try:
+            fields = json.loads(text)
+            if fields["format"] != FORMAT:
+                raise CheckpointError(
+                    f"{where} has checkpoint format {fields['format']}, this cmtool reads {FORMAT}",
+                    "use the version of cmtool that wrote it",
+                )
+            for key in ("image_shape", "classes", "weights"):
+                fields[key] = tuple(fields[key])
+            return cls(**fields)
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{where} is damaged: {error}") from None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One `step-...` directory, opened without reading weights."""
+
+    path: Path
+    recipe: Recipe
+    meta: Meta
+
+    @classmethod
+    def open(cls, path: Path) -> "Checkpoint":
+        """Opens a checkpoint, or the latest one of a run directory.
+
+        Raises:
+            CheckpointError: There is none, or it is damaged.
+        """
+        found = path if (path / "meta.json").is_file() else latest(path)
+        if found is None or not (found / "meta.json").is_file():
+            raise CheckpointError(f"no checkpoint in '{path}'", "a run directory holds step-... folders")
+        meta = Meta.parse(_read_text(found / "meta.json"), str(found / "meta.json"))
+        recipe_file = found / "recipe.toml"
+        return cls(found, recipes.parse(_read_text(recipe_file), str(recipe_file)), meta)
+
+    def choose(self, weights: str) -> str:
+        """The name of stored weights; "ema" is the only or first average.
+
+        Raises:
+            CheckpointError: There are none of that name.
+        """
+        averages = [name for name in self.meta.weights if name.startswith("ema-")]
+        if weights == "ema" and averages:
+            return averages[0]
+        if weights not in self.meta.weights:
+            has = ", ".join(f"'{name}'" for name in self.meta.weights)
+            guess = did_you_mean(weights, self.meta.weights)
+            raise CheckpointError(f"{self.path} has no weights '{weights}'{guess}", f"it has {has}")
+        return weights
+
+    def weights(self, name: str) -> dict[str, Tensor]:
+        """Reads weights by their stored name, after checking their hash."""
+        file = self.path / f"{name}.safetensors"
+        if not file.is_file():
+            raise CheckpointError(f"{self.path} has no file {file.name}")
+        if _sha256(file) != self.meta.sha256.get(name):
+            raise CheckpointError(
+                f"{file} is damaged: its hash is not the one in meta.json",
+                "use an earlier step-... folder of the same run",
+            )
+        return read_tensors(file)
+
+    def denoiser(self, weights: str = "ema") -> Denoiser:
+        """The model, on the CPU, in evaluation mode."""
+        chosen = self.choose(weights)
+        return restore(self.recipe, self.meta, self.weights(chosen), str(self.path / chosen))
+
+    def resume_state(self, device: torch.device) -> dict[str, Any]:
+        """Optimizer and gradient scaler."""
+        file = self.path / "resume" / "state.pt"
+        if not file.is_file():
+            raise CheckpointError(f"{self.path} has no {file.name}; it cannot be resumed", "use --init")
+        state: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
+        return state
+
+
+def preconditioner(settings: DenoiserSettings) -> Preconditioner:
+    """The preconditioner that a recipe's denoiser section describes."""
+    if settings.precond == "edm":
+        return EDM(settings.sigma_data, settings.noise_scale)
+    return Consistency(settings.sigma_data, settings.noise_scale, settings.boundary)
+
+
+def build(recipe: Recipe, meta: Meta) -> Denoiser:
+    """A model with fresh weights.
+
+    Raises:
+        CheckpointError: The network does not fit such images.
+    """
+    channels, size, _ = meta.image_shape
+    try:
+        network = recipe.network.build(size, channels, len(meta.classes))
+    except ValueError as error:
+        raise CheckpointError(f"network: {error}", "change it with --set network.KEY=VALUE") from None
+    precond = preconditioner(recipe.denoiser)
+    return Denoiser(network, precond, recipe.schedule, meta.kind, meta.image_shape, meta.classes)
+
+
+def restore(recipe: Recipe, meta: Meta, weights: Mapping[str, Tensor], where: str) -> Denoiser:
+    """A model with given weights, float32, in evaluation mode.
+
+    Raises:
+        CheckpointError: The weights are not this network's; names those that are missing, unexpected or of another shape.
+    """
+    model = build(recipe, meta)
+    expected = model.network.state_dict()
+    missing = sorted(expected.keys() - weights.keys())
+    unexpected = sorted(weights.keys() - expected.keys())
+    shapes = sorted(k for k in expected.keys() & weights.keys() if expected[k].shape != weights[k].shape)
+    if missing or unexpected or shapes:
+        names = ", ".join([*missing, *unexpected, *shapes][:8])
+        raise CheckpointError(
+            f"{len(missing)} missing, {len(unexpected)} unexpected and {len(shapes)} misshapen weights in {where}: {names}"
+        )
+    model.network.load_state_dict({k: v.to(expected[k].dtype) for k, v in weights.items()})
+    return model.eval().requires_grad_(False)
+
+
+def save(
+    out: Path,
+    meta: Meta,
+    recipe: Recipe,
+    weights: Mapping[str, Mapping[str, Tensor]],
+    resume: Mapping[str, Any],
+    *,
+    keep_last: int,
+) -> Path:
+    """Writes a checkpoint so that a kill at any moment leaves the previous one usable.
+
+    Args:
+        out: The run directory.
+        meta: What the model is; names and hashes of the weights are filled in here.
+        recipe: The resolved recipe.
+        weights: Name to state dict.
+        resume: What only training needs; plain tensors and numbers.
+        keep_last: How many checkpoints stay; 0 keeps all.
+
+    Returns:
+        The checkpoint's directory.
+
+    Raises:
+        CheckpointError: The disk is full or not writable.
+    """
+    final = out / f"step-{meta.step:08d}"
+    work = out / f"{final.name}.tmp"
+    try:
+        shutil.rmtree(work, ignore_errors=True)
+        (work / "resume").mkdir(parents=True)
+        hashes = {}
+        for name, state in weights.items():
+            plain = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+            save_file(plain, work / f"{name}.safetensors")
+            hashes[name] = _sha256(work / f"{name}.safetensors")
+        torch.save(dict(resume), work / "resume" / "state.pt")
+        described = asdict(meta) | {"weights": tuple(weights), "sha256": hashes}
+        (work / "meta.json").write_text(json.dumps(described, indent=2))
+        (work / "recipe.toml").write_text(recipes.dump(recipe))
+        shutil.rmtree(final, ignore_errors=True)
+        work.rename(final)
+        _write_atomic(out / "latest", final.name)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        shutil.rmtree(work, ignore_errors=True)
+        raise CheckpointError(f"cannot write the checkpoint {final}: {error}", "free some space") from error
+    for old in sorted(out.glob("step-????????"))[: -keep_last or None] if keep_last else []:
+        if old != final:
+            shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def latest(out: Path) -> Path | None:
+    """The newest complete checkpoint of a run directory, or None."""
+    file = out / "latest"
+    if file.is_file() and (out / file.read_text().strip() / "meta.json").is_file():
+        return out / file.read_text().strip()
+    complete = [p for p in sorted(out.glob("step-????????")) if (p / "meta.json").is_file()]
+    return complete[-1] if complete else None
+
+
+def write_file(path: Path, meta: Meta, recipe: Recipe, weights: Mapping[str, Tensor]) -> None:
+    """Writes one file, `.safetensors` or `.pt`, that `read_file` reads with no other argument."""
+    config = json.dumps(asdict(meta) | {"recipe": recipes.dump(recipe)})
+    work = path.with_name(path.name + ".tmp")
+    if path.suffix == ".pt":
+        torch.save({HEADER: config, "weights": dict(weights)}, work)
+    else:
+        save_file({k: v.contiguous() for k, v in weights.items()}, work, metadata={HEADER: config})
+    os.replace(work, path)
+
+
+def read_header(path: Path) -> str | None:
+    """The configuration in a safetensors file, or None if another program wrote it.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get(HEADER)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error}", "fetch it again") from None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, on the CPU.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}", "fetch it again") from None
+
+
+def parse_config(config: str, where: str) -> tuple[Meta, Recipe]:
+    """Takes apart a single file's configuration."""
+    try:
+        fields = json.loads(config)
+        text = fields.pop("recipe")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"the configuration in {where} is damaged: {error}") from None
+    return Meta.parse(json.dumps(fields), where), recipes.parse(text, where)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from None
+
+
+def _write_atomic(path: Path, text: str) -> None:
+    work = path.with_name(path.name + ".tmp")
+    work.write_text(text)
+    os.replace(work, path)

@@ -1,0 +1,74 @@
+"""Results go to stdout, everything else to stderr; of several processes only the first speaks."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+if TYPE_CHECKING:
+    from cmtool.training import StepReport, Trainer
+
+FIRST = os.environ.get("RANK", "0") == "0"
+_out = Console(quiet=not FIRST, soft_wrap=True, highlight=False, markup=False)
+_err = Console(stderr=True, quiet=not FIRST, soft_wrap=True, highlight=False, markup=False)
+
+
+def result(text: str) -> None:
+    """Prints a result."""
+    _out.print(text)
+
+
+def say(text: str) -> None:
+    """Prints a line of progress."""
+    _err.print(text)
+
+
+def error(message: str, hint: str | None) -> None:
+    """Prints what is wrong and what to type next."""
+    _err.print(f"error: {message}", style="bold red")
+    if hint:
+        _err.print(f"hint: {hint}")
+
+
+@contextmanager
+def training_bar() -> Iterator[Callable[["StepReport", "Trainer"], None]]:
+    """A bar with loss, images per second, time left and the curriculum's values."""
+    columns = (
+        SpinnerColumn(),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[facts]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_err, disable=not FIRST) as bar:
+        task = bar.add_task("train", total=None, facts="")
+        smooth = 0.0
+
+        def show(report: "StepReport", trainer: "Trainer") -> None:
+            nonlocal smooth
+            smooth = report.loss if smooth == 0 else 0.95 * smooth + 0.05 * report.loss
+            rate = trainer.settings.batch_size / report.seconds
+            levels = "".join(f" {k} {report.stats[k]:g}" for k in ("N", "mu") if k in report.stats)
+            facts = f"loss {smooth:.4g}  {rate:.0f} images/s {levels}"
+            bar.update(task, total=trainer.settings.steps, completed=report.index, facts=facts)
+
+        yield show
+
+
+@contextmanager
+def counting_bar(noun: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar that is told (done, total)."""
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(noun), TimeRemainingColumn())
+    with Progress(*columns, console=_err, disable=not FIRST, transient=True) as bar:
+        task = bar.add_task(noun, total=None)
+        yield lambda done, total: bar.update(task, total=total, completed=done)

@@ -1,0 +1,145 @@
+"""Options that several commands share, each written once."""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+DataOpt = Annotated[
+    str | None,
+    typer.Option("--data", metavar="NAME|FOLDER|ZIP", help="Training images.", rich_help_panel="Data"),
+]
+MethodOpt = Annotated[
+    str | None, typer.Option(help="Objective, see --list losses.", rich_help_panel="Training")
+]
+RecipeArg = Annotated[
+    str | None,
+    typer.Argument(metavar="[RECIPE]", help="A recipe's name or file, see --list recipes."),
+]
+FactsOpt = Annotated[
+    list[str],
+    typer.Option(
+        "--as",
+        metavar="KEY=VALUE",
+        help="What a model's file does not tell: image_size, head_channels, precond, sigma_min, sigma_max.",
+        rich_help_panel="Model",
+    ),
+]
+WeightsOpt = Annotated[
+    str, typer.Option(help="Which weights: ema, student, ...", rich_help_panel="Model")
+]
+DeviceOpt = Annotated[
+    str | None, typer.Option(help="cpu, cuda, mps.", rich_help_panel="Performance")
+]
+
+
+def _recipe(key: str, text: str, panel: str, *names: str) -> Any:
+    """An option that stands for a recipe key."""
+    return typer.Option(*names, help=f"{text} ({key})", rich_help_panel=panel, show_default=False)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of `train` and `distill`; those in RECIPE_KEYS stand for a recipe key."""
+
+    data: DataOpt = None
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Where data sets lie, before $CMTOOL_DATA.", rich_help_panel="Data"),
+    ] = None
+    method: MethodOpt = None
+    max_steps: Annotated[
+        int | None, _recipe("train.steps", "Optimizer updates", "Training")
+    ] = None
+    batch_size: Annotated[
+        int | None, _recipe("train.batch_size", "Images an update, over all processes", "Training")
+    ] = None
+    lr: Annotated[float | None, _recipe("train.lr", "Learning rate", "Training")] = None
+    seed: Annotated[int | None, _recipe("train.seed", "Seed of everything", "Training")] = None
+    set_: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any recipe key, such as loss.levels=40.",
+            rich_help_panel="Training",
+        ),
+    ] = dataclasses.field(default_factory=list)
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Run directory; runs/DATA-METHOD if left out.", rich_help_panel="Output"),
+    ] = None
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run.", rich_help_panel="Output")
+    ] = False
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run.", rich_help_panel="Output")
+    ] = False
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", "-n", help="Print the resolved recipe and stop.", rich_help_panel="Output"
+        ),
+    ] = False
+    log_every: Annotated[int | None, _recipe("train.log_every", "Steps", "Output")] = None
+    sample_every: Annotated[int | None, _recipe("train.sample_every", "Steps", "Output")] = None
+    save_every: Annotated[int | None, _recipe("train.save_every", "Steps", "Output")] = None
+    keep_last: Annotated[int | None, _recipe("train.keep_last", "Checkpoints", "Output")] = None
+    tracker: Annotated[
+        Literal["none", "tensorboard", "wandb"] | None,
+        _recipe("train.tracker", "Curves beside log.jsonl", "Output"),
+    ] = None
+    device: Annotated[
+        str | None, _recipe("train.device", "auto, cpu, cuda, mps", "Performance")
+    ] = None
+    precision: Annotated[
+        Literal["auto", "no", "bf16", "fp16"] | None,
+        _recipe("train.precision", "Of the networks' matrix products", "Performance"),
+    ] = None
+    compile: Annotated[
+        bool | None,
+        _recipe("train.compile", "torch.compile", "Performance", "--compile/--no-compile"),
+    ] = None
+
+    def overrides(self) -> tuple[str | tuple[str, object], ...]:
+        """The options that were given, as changes to the recipe; `--set` comes first, so the shorter option wins."""
+        keys = {"max_steps": "steps"}
+        settings = (
+            *("max_steps", "batch_size", "lr", "seed", "log_every", "sample_every", "save_every"),
+            *("keep_last", "tracker", "device", "precision", "compile"),
+        )
+        given = [
+            (f"train.{keys.get(name, name)}", getattr(self, name))
+            for name in settings
+            if getattr(self, name) is not None
+        ]
+        return (*self.set_, *given)
+
+
+def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options of `RunOptions` in place of its parameter `options`."""
+    own = list(inspect.signature(command).parameters.values())
+    shared = [
+        inspect.Parameter(
+            f.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=f.default if f.default is not dataclasses.MISSING else [],
+            annotation=f.type,
+        )
+        for f in dataclasses.fields(RunOptions)
+    ]
+
+    @functools.wraps(command)
+    def wrapped(**values: Any) -> None:
+        options = RunOptions(**{p.name: values.pop(p.name) for p in shared})
+        command(**values, options=options)
+
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own if p.name != "options"]
+    wrapped.__signature__ = inspect.Signature([*parameters, *shared])  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in [*parameters, *shared]}
+    return wrapped

@@ -1,0 +1,55 @@
+"""`cmtool distill`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cmtool.cli._options import FactsOpt, RecipeArg, RunOptions, with_run_options
+from cmtool.cli._run import run
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(distill)
+
+
+@with_run_options
+def distill(
+    options: RunOptions,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MODEL",
+            help="A diffusion model: a run, a .safetensors or a .pt file.",
+            rich_help_panel="Model",
+        ),
+    ] = None,
+    recipe: RecipeArg = None,
+    facts: FactsOpt = [],  # noqa: B006 - Typer copies it
+) -> None:
+    """Distil a diffusion model into a consistency model that draws in one step.
+
+    Examples:
+
+    - `cmtool distill --teacher edm.pt --data cifar10`
+
+    - `cmtool distill digits/cd --teacher runs/digits-dsm`
+
+    - `cmtool distill --teacher edm.pt --data cifar10 --set loss.levels=40 --dry-run`
+
+    - `cmtool distill --teacher edm.pt --data cifar10 --resume` : goes on where it stopped
+
+    The student starts from the teacher's weights. Writes runs/DATA-METHOD: checkpoints, recipe.toml, log.jsonl and
+    samples/.
+    """
+    from cmtool.errors import RecipeError
+    from cmtool.workflows.distill import plan
+    from cmtool.workflows.load import parse_facts
+
+    if teacher is None:
+        raise RecipeError(
+            "distil what? --teacher is missing",
+            "--teacher MODEL; train one with: cmtool train digits/dsm, or learn from data alone: cmtool train --method ct",
+        )
+    run(options, recipe, lambda job, to: plan(job, teacher, parse_facts(facts), to))

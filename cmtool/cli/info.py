@@ -1,0 +1,39 @@
+"""`cmtool info`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cmtool.cli._console import result
+from cmtool.cli._options import FactsOpt
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(info)
+
+
+def info(
+    what: Annotated[
+        str | None, typer.Argument(metavar="[MODEL|DATA]", help="Nothing describes this machine.")
+    ] = None,
+    facts: FactsOpt = [],  # noqa: B006 - Typer copies it
+    data_dir: Annotated[Path | None, typer.Option(help="Where data sets lie.")] = None,
+) -> None:
+    """Describe a model, a data set or this machine.
+
+    Examples:
+
+    - `cmtool info` : versions, devices, data sets found
+
+    - `cmtool info runs/digits-cd` : architecture, noise range, classes, training
+
+    - `cmtool info cifar10` : number, size and classes of the images
+    """
+    from cmtool.workflows.info import describe
+    from cmtool.workflows.load import parse_facts
+
+    facts_found = describe(what, parse_facts(facts), data_dir)
+    width = max(len(key) for key in facts_found)
+    result("\n".join(f"{key:{width}}  {value}" for key, value in facts_found.items()))

@@ -1,0 +1,46 @@
+"""`cmtool train`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cmtool.cli._options import FactsOpt, RecipeArg, RunOptions, with_run_options
+from cmtool.cli._run import run
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(train)
+
+
+@with_run_options
+def train(
+    options: RunOptions,
+    recipe: RecipeArg = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(help="Start from this model's weights.", rich_help_panel="Model"),
+    ] = None,
+    facts: FactsOpt = [],  # noqa: B006 - Typer copies it
+) -> None:
+    """Train a model from data: a diffusion model (dsm, a teacher) or a consistency model (ct).
+
+    Examples:
+
+    - `cmtool train digits/dsm` : minutes on a laptop, nothing to download
+
+    - `cmtool train --data photos/ --set data.image_size=32 --set data.crop=center`
+
+    - `cmtool train --data cifar10 --method ct --max-steps 20000`
+
+    - `cmtool train digits/dsm --resume` : goes on where it stopped
+
+    - `torchrun --nproc_per_node 8 -m cmtool train cifar10/dsm` : eight GPUs
+
+    Writes runs/DATA-METHOD: checkpoints, recipe.toml, log.jsonl and samples/.
+    """
+    from cmtool.workflows.load import parse_facts
+    from cmtool.workflows.train import plan
+
+    run(options, recipe, lambda job, to: plan(job, init, parse_facts(facts), to))

@@ -1,0 +1,182 @@
+"""Denoisers: a network inside its preconditioning.
+
+    D(x_t, t) = c_skip(t) x_t + c_out(t) F(c_in(t) x_t, c_noise(t))
+
+A diffusion model and a consistency model are the same object; only c_skip and c_out differ, so that the second is the identity
+at its smallest time.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from cmtool.schedules.base import Schedule
+from cmtool.tensors import Denoise, expand
+
+Kind = Literal["diffusion", "consistency"]
+
+
+class Scalings(NamedTuple):
+    """The four functions of the preconditioning at times t, each (B,)."""
+
+    c_skip: Tensor
+    c_out: Tensor
+    c_in: Tensor
+    c_noise: Tensor
+
+
+class Preconditioner(ABC):
+    """How a network's input and output are scaled at each time."""
+
+    sigma_data: float
+
+    @abstractmethod
+    def __call__(self, t: Tensor) -> Scalings:
+        """Scalings at times t (B,), in t's dtype."""
+
+
+@dataclass(frozen=True)
+class EDM(Preconditioner):
+    """Unit-variance input and target for data of standard deviation sigma_data.
+
+    Source:
+        Karras et al. 2022, arXiv 2206.00364, Table 1. c_noise is ln(t) / 4 there; OpenAI's networks take 250 ln(t).
+
+    Args:
+        sigma_data: Standard deviation of the data, in units of pixel value.
+        noise_scale: c_noise = noise_scale * ln(t).
+    """
+
+    sigma_data: float = 0.5
+    noise_scale: float = 0.25
+
+    def __call__(self, t: Tensor) -> Scalings:
+        total = t.square() + self.sigma_data**2
+        return Scalings(
+            c_skip=self.sigma_data**2 / total,
+            c_out=t * self.sigma_data / total.sqrt(),
+            c_in=total.rsqrt(),
+            c_noise=self.noise_scale * t.log(),
+        )
+
+
+@dataclass(frozen=True)
+class Consistency(Preconditioner):
+    """EDM's scalings shifted so that D(x, boundary) = x exactly.
+
+    Source:
+        Song et al. 2023, arXiv 2303.01469, Appendix C.
+
+    Args:
+        sigma_data: Standard deviation of the data, in units of pixel value.
+        noise_scale: c_noise = noise_scale * ln(t).
+        boundary: Noise level at which the model is the identity; 0.002 in the paper.
+    """
+
+    sigma_data: float = 0.5
+    noise_scale: float = 0.25
+    boundary: float = 0.002
+
+    def __call__(self, t: Tensor) -> Scalings:
+        edm = EDM(self.sigma_data, self.noise_scale)(t)
+        shifted = t - self.boundary
+        return Scalings(
+            c_skip=self.sigma_data**2 / (shifted.square() + self.sigma_data**2),
+            c_out=shifted * self.sigma_data * edm.c_in,
+            c_in=edm.c_in,
+            c_noise=edm.c_noise,
+        )
+
+
+class Denoiser(nn.Module):
+    """A trained (or training) model: denoiser(x_t, t, label) -> x0_hat in float32.
+
+    Args:
+        network: Computes F; see `cmtool.networks.base.Network`.
+        precond: The preconditioning.
+        schedule: The noising process that the model was trained on.
+        kind: "diffusion" or "consistency"; decides which sampler is legal.
+        image_shape: (C, H, W) of one image.
+        classes: The classes' names, in order of their numbers; empty for an unconditional model.
+
+    Example:
+        >>> model = Denoiser(nn.Identity(), EDM(), None, "diffusion", (1, 2, 2))
+        >>> model.num_classes
+        0
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        precond: Preconditioner,
+        schedule: Schedule,
+        kind: Kind,
+        image_shape: tuple[int, int, int],
+        classes: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.precond = precond
+        self.schedule = schedule
+        self.kind: Kind = kind
+        self.image_shape = image_shape
+        self.classes = classes
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 for an unconditional model."""
+        return len(self.classes)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    def forward(self, x: Tensor, t: Tensor | float, label: Tensor | None = None) -> Tensor:
+        """Denoises.
+
+        Args:
+            x: (B, C, H, W) noisy images: images in [-1, 1] plus noise of standard deviation t.
+            t: (B,), or one number for all: noise levels.
+            label: (B,) int64 classes; -1, or None for all, means no class.
+
+        Returns:
+            (B, C, H, W) float32 (float64 if the weights are): the clean images, or for a consistency model the ends of the
+            trajectories. Not clamped.
+        """
+        dtype = torch.float64 if x.dtype == torch.float64 and self._is_double() else torch.float32
+        x = x.to(dtype)
+        t = torch.as_tensor(t, dtype=dtype, device=x.device).expand(len(x))
+        c = self.precond(t)
+        raw = self.network(expand(c.c_in, x) * x, c.c_noise, label)
+        return expand(c.c_skip, x) * x + expand(c.c_out, x) * raw.to(dtype)
+
+    def _is_double(self) -> bool:
+        parameter = next(self.network.parameters(), None)
+        return parameter is None or parameter.dtype == torch.float64
+
+    def bind(
+        self, label: Tensor | None = None, *, guidance: float = 1.0, clamp: bool = False
+    ) -> Denoise:
+        """Closes over everything but (x_t, t).
+
+        Args:
+            label: (B,) int64 classes.
+            guidance: Weight w of classifier-free guidance, D(no class) + w (D(label) - D(no class)); 1 is off.
+            clamp: Clamps the result to [-1, 1].
+
+        Source:
+            Guidance: Ho & Salimans 2022, arXiv 2207.12598, written for denoisers.
+        """
+
+        def denoise(x: Tensor, t: Tensor) -> Tensor:
+            out: Tensor = self(x, t, label)
+            if guidance != 1.0:
+                plain: Tensor = self(x, t, None)
+                out = plain + guidance * (out - plain)
+            return out.clamp(-1, 1) if clamp else out
+
+        return denoise

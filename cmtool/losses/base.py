@@ -1,0 +1,122 @@
+"""What a training objective is, and the template that discrete consistency losses share."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cmtool.denoiser import Denoiser, Kind
+from cmtool.losses._distance import DistanceName, distance
+from cmtool.rng import StepRng, replay, rng_state
+from cmtool.teacher import Teacher
+from cmtool.tensors import Batch
+
+
+class Roles(NamedTuple):
+    """Who takes part: the student learns, the target (a slow copy, or the student itself) and the teacher answer."""
+
+    student: Denoiser
+    target: Denoiser
+    teacher: Teacher
+
+
+class Step(NamedTuple):
+    """Where in training we are: optimizer step `index` (from 0) of `total`, and its random numbers."""
+
+    index: int
+    total: int
+    rng: StepRng
+
+
+class LossOutput(NamedTuple):
+    """Unreduced losses (B,), the times (B,) they were taken at, and scalars to log."""
+
+    loss: Tensor
+    t: Tensor
+    stats: dict[str, float]
+
+
+Weighting = Literal["uniform", "karras", "snr", "snr+1", "truncated-snr", "inverse-gap"]
+
+
+def weight(name: Weighting, t: Tensor, r: Tensor, sigma_data: float) -> Tensor:
+    """lambda(t) for every sample: (B,) and (B,) -> (B,).
+
+    Source:
+        The names of the released code: karras is EDM's 1/t^2 + 1/sigma_data^2. inverse-gap, 1/(t - r), is Song & Dhariwal 2023,
+        arXiv 2310.14189, Eq. 9.
+    """
+    snr = t**-2
+    match name:
+        case "uniform":
+            return torch.ones_like(t)
+        case "karras":
+            return snr + sigma_data**-2
+        case "snr":
+            return snr
+        case "snr+1":
+            return snr + 1
+        case "truncated-snr":
+            return snr.clamp(min=1)
+        case "inverse-gap":
+            return 1 / (t - r)
+
+
+class Loss(ABC):
+    """A training objective; a subclass is a frozen dataclass whose fields are its recipe keys."""
+
+    needs_teacher_model: ClassVar[bool]
+    kind: ClassVar[Kind] = "consistency"
+
+    @abstractmethod
+    def __call__(self, roles: Roles, batch: Batch, step: Step) -> LossOutput:
+        """The loss of every image of the batch."""
+
+    def target_decay(self, index: int, total: int) -> float:
+        """Weight of the past in the target's average after step `index`; 0 means that the target is the student."""
+        return 0.0
+
+    def describe(self, index: int, total: int) -> dict[str, float]:
+        """The curriculum's values at a step, for the log and `--dry-run`."""
+        return {}
+
+
+@dataclass(frozen=True)
+class PairLoss(Loss):
+    """Template of the discrete losses: student at t, target at r < t, on the same trajectory.
+
+    Args:
+        distance: How two outputs are compared.
+        huber_c: c of the pseudo-Huber distance; None is 0.00054 sqrt(d) for d numbers in an image.
+        weighting: lambda(t).
+    """
+
+    distance: DistanceName = "pseudo-huber"
+    huber_c: float | None = None
+    weighting: Weighting = "uniform"
+
+    def __post_init__(self) -> None:
+        if self.huber_c is not None and not self.huber_c > 0:
+            raise ValueError(f"needs huber_c > 0, got huber_c={self.huber_c}")
+
+    @abstractmethod
+    def pairs(self, roles: Roles, step: Step) -> tuple[Tensor, Tensor]:
+        """Draws times t > r, each (B,) float32 on the draws' device."""
+
+    def __call__(self, roles: Roles, batch: Batch, step: Step) -> LossOutput:
+        x, device = batch.x, batch.x.device
+        t, r = self.pairs(roles, step)
+        z = step.rng.randn(*x.shape[1:])
+        x_t = roles.teacher.schedule.perturb(x, z, t)
+        with torch.no_grad():
+            x_r = roles.teacher.step(x_t, t, r, batch)
+        # Student and target must drop the same units: else the loss does not vanish where they agree.
+        state = rng_state(device)
+        f_t = roles.student(x_t, t, batch.label)
+        with torch.no_grad(), replay(state, device):
+            f_r = roles.target(x_r, r, batch.label)
+        weights = weight(self.weighting, t, r, roles.student.precond.sigma_data)
+        loss = weights * distance(self.distance, f_t, f_r, self.huber_c)
+        return LossOutput(loss, t, self.describe(step.index, step.total))

@@ -1,0 +1,81 @@
+"""What a noise schedule is: x_t = alpha_t x + sigma_t z, and how its times are spaced."""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from cmtool.tensors import expand
+
+
+class Scales(NamedTuple):
+    """Signal and noise scales at times t and their derivatives with respect to t, each shaped as t."""
+
+    alpha: Tensor
+    sigma: Tensor
+    d_alpha: Tensor
+    d_sigma: Tensor
+
+
+class Schedule(ABC):
+    """A noising process on t_min .. t_max; larger t is noisier."""
+
+    @property
+    @abstractmethod
+    def span(self) -> tuple[float, float]:
+        """(t_min, t_max)."""
+
+    @abstractmethod
+    def __call__(self, t: Tensor) -> Scales:
+        """Scales at times t of any shape, in t's dtype."""
+
+    @abstractmethod
+    def between(self, t: Tensor, r: Tensor, n: int) -> Tensor:
+        """n >= 2 times from t down to r, spaced the schedule's own way: (*) and (*) -> (n, *)."""
+
+    @property
+    def t_min(self) -> float:
+        """Smallest time, where a consistency model is the identity."""
+        return self.span[0]
+
+    @property
+    def t_max(self) -> float:
+        """Largest time, where sampling starts."""
+        return self.span[1]
+
+    @final
+    def grid(self, n: int) -> Tensor:
+        """n strictly decreasing times, (n,) float64, that begin at t_max and, for n > 1, end at t_min exactly.
+
+        Raises:
+            ValueError: n is below 1.
+        """
+        if n < 1:
+            raise ValueError(f"a grid needs at least one time, got {n}")
+        ends = torch.tensor([self.t_max, self.t_min], dtype=torch.float64)
+        if n == 1:
+            return ends[:1]
+        times = self.between(ends[0], ends[1], n)
+        times[0], times[-1] = ends[0], ends[1]
+        return times
+
+    @final
+    def perturb(self, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        """Noisy images x_t = alpha_t x + sigma_t z: (B, *), (B, *) and (B,) -> (B, *)."""
+        scales = self(t)
+        return expand(scales.alpha, x) * x + expand(scales.sigma, x) * z
+
+    @final
+    def renoise(self, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        """Brings model outputs, which are samples at t_min, to time t: (B, *), (B, *) and (B,) -> (B, *).
+
+        For x_t = x + t z this is x + sqrt(t^2 - t_min^2) z, the re-noising of Algorithm 1.
+
+        Source:
+            Song et al. 2023, arXiv 2303.01469, Algorithm 1, for a general schedule.
+        """
+        low, high = self(torch.full_like(t, self.t_min)), self(t)
+        keep = high.alpha / low.alpha
+        std = (high.sigma.square() - (keep * low.sigma).square()).clamp(min=0).sqrt()
+        return expand(keep, x) * x + expand(std, x) * z

@@ -1,0 +1,53 @@
+"""The teacher: where does the trajectory go from here?
+
+Consistency training is consistency distillation with another teacher: the data itself.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from cmtool.denoiser import Denoiser
+from cmtool.schedules.base import Schedule
+from cmtool.solvers.base import Solver
+from cmtool.tensors import Batch, Denoise
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """One step down the probability-flow ODE, by a frozen model or by the data.
+
+    Without a model the clean image stands in for the denoiser; with Euler's method that gives alpha_r x + sigma_r z exactly, the
+    pair of consistency training.
+
+    Source:
+        Song et al. 2023, arXiv 2303.01469, Eq. 6 (distillation) and Eq. 10 (training).
+
+    Args:
+        schedule: The noising process.
+        solver: Takes the step.
+        denoiser: A diffusion model, or None for the data.
+        guidance: Weight of classifier-free guidance in the model's answers; 1 is off.
+        substeps: Solver steps for one call of `step`.
+    """
+
+    schedule: Schedule
+    solver: Solver
+    denoiser: Denoiser | None = None
+    guidance: float = 1.0
+    substeps: int = 1
+
+    def step(self, x_t: Tensor, t: Tensor, r: Tensor, batch: Batch) -> Tensor:
+        """Moves (B, *) noisy images of `batch` from times t (B,) to r (B,)."""
+        denoise = self._denoise(batch)
+        x = x_t
+        times = self.schedule.between(t, r, self.substeps + 1)
+        times[0], times[-1] = t, r
+        for start, end in zip(times[:-1], times[1:], strict=True):
+            x = self.solver.step(denoise, self.schedule, x, start, end)
+        return x
+
+    def _denoise(self, batch: Batch) -> Denoise:
+        if self.denoiser is not None:
+            return self.denoiser.bind(batch.label, guidance=self.guidance)
+        return lambda x_t, t: batch.x

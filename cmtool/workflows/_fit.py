@@ -1,0 +1,346 @@
+"""What `train` and `distill` share: from a request to a trained model, in one straight line."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from cmtool import checkpoint, images
+from cmtool import recipe as recipes
+from cmtool.checkpoint import Checkpoint, Meta
+from cmtool.data.base import ImageSet
+from cmtool.data.loader import Loader
+from cmtool.data.catalog import open_data
+from cmtool.denoiser import Denoiser
+from cmtool.errors import CheckpointError, RecipeError
+from cmtool.losses.base import Roles
+from cmtool.recipe import Override, Recipe
+from cmtool.rng import mix
+from cmtool.solvers.base import Solver
+from cmtool.solvers.euler import Euler
+from cmtool.teacher import Teacher
+from cmtool.training import StepReport, Trainer
+from cmtool.workflows._machine import resolve
+from cmtool.workflows.load import Model, Say, pick_device, silent
+from cmtool.workflows.sample import draw, plan_for
+
+GRID_SEED, GRID_COLUMNS, GRID_ROWS = 0, 8, 4
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a user asks of `train` or `distill`.
+
+    Args:
+        recipe: A recipe's path or name; None chooses one by data, method and machine.
+        data: Data set by name or path; None takes the recipe's.
+        method: A loss by name; None takes the recipe's.
+        overrides: `--set` and the options that stand for it.
+        out: The run directory; None is runs/DATA-METHOD.
+        data_dir: Where to look for data sets.
+        resume: Go on with the run in `out`.
+        overwrite: Replace the run in `out`.
+    """
+
+    recipe: str | None = None
+    data: str | None = None
+    method: str | None = None
+    overrides: tuple[Override, ...] = ()
+    out: Path | None = None
+    data_dir: Path | None = None
+    resume: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job with everything resolved, before anything is written."""
+
+    recipe: Recipe
+    data: ImageSet
+    student: Denoiser
+    teacher: Model | None
+    out: Path
+    device: torch.device
+    resume: bool
+    overridden: tuple[str, ...]
+    origin: dict[str, Any]
+
+    @property
+    def parameters(self) -> int:
+        """Trained weights."""
+        return sum(p.numel() for p in self.student.network.parameters())
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """How a run ended."""
+
+    out: Path
+    steps: int
+    images: int
+    loss: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """Who hears of a run: one line at a time, and one report a step."""
+
+    say: Say = silent
+    progress: Callable[[StepReport, Trainer], None] = field(default=lambda report, trainer: None)
+
+
+def choose_recipe(job: Job, default_method: str, say: Say) -> str:
+    """The recipe for a job that names none: a family by data and machine, a file by method.
+
+    Raises:
+        RecipeError: Neither data nor recipe is given, or the family has no such method.
+    """
+    if job.data is None:
+        raise RecipeError("neither a recipe nor data is given", "--data NAME|FOLDER|ZIP")
+    method = job.method or default_method
+    family = job.data if job.data in ("digits", "mnist") else "cifar10"
+    if family == "cifar10" and not torch.cuda.is_available():
+        family = "cifar10-cpu"
+    name = f"{family}/{method}"
+    if name not in recipes.names():
+        has = ", ".join(r for r in recipes.names() if r.startswith(f"{family}/"))
+        raise RecipeError(f"there is no recipe '{name}'", f"{family} has {has}; or give a recipe")
+    say(f"recipe {name}")
+    if family == "cifar10-cpu":
+        say("  made for a CPU; the published settings: give cifar10/" + f"{method} as RECIPE")
+    return name
+
+
+def load_recipe(job: Job, default_method: str, say: Say) -> Recipe:
+    """The job's recipe with its overrides applied."""
+    overrides: list[Override] = list(job.overrides)
+    if job.data is not None:
+        overrides.append(("data.name", job.data))
+    if job.recipe is not None and job.method is not None:
+        overrides.append(("loss.name", job.method))
+    return recipes.load(job.recipe or choose_recipe(job, default_method, say), overrides)
+
+
+def load_data(recipe: Recipe, job: Job, say: Say) -> ImageSet:
+    """The training images.
+
+    Raises:
+        RecipeError: No data set is named, or it has no classes where they are asked for.
+    """
+    settings = recipe.data
+    if settings.name is None:
+        raise RecipeError("the recipe names no data", "--data NAME|FOLDER|ZIP")
+    data = open_data(
+        settings.name,
+        data_dir=job.data_dir,
+        image_size=settings.image_size,
+        crop=settings.crop,
+        skip_broken=settings.skip_broken,
+        say=say,
+    )
+    if settings.conditional and not data.num_classes:
+        raise RecipeError(
+            f"data.conditional = true, but '{settings.name}' has no classes",
+            "--set data.conditional=false, or sort the images into sub-folders",
+        )
+    if settings.flip and not data.flip_ok:
+        say(f"note: data.flip = true mirrors '{settings.name}', whose images have a right way round")
+    return data
+
+
+def prepare(
+    job: Job, recipe: Recipe, data: ImageSet, teacher: Model | None, init: Model | None, say: Say
+) -> Prepared:
+    """Checks a job and builds its student.
+
+    Raises:
+        CmtoolError: Something does not fit, or the run directory is taken.
+    """
+    device = pick_device(recipe.train.device)
+    recipe = replace(recipe, train=resolve(recipe.train, device, say))
+    if recipe.denoiser.precond == "consistency" and recipe.denoiser.boundary > recipe.schedule.t_min:
+        raise RecipeError(
+            f"denoiser.boundary {recipe.denoiser.boundary} is above schedule.sigma_min {recipe.schedule.t_min}",
+            f"--set denoiser.boundary={recipe.schedule.t_min}",
+        )
+    classes = data.classes if recipe.data.conditional else ()
+    meta = Meta(kind=recipe.loss.kind, image_shape=data.image_shape, classes=classes)
+    torch.manual_seed(mix(recipe.train.seed))
+    student = checkpoint.build(recipe, meta)
+    if init is not None:
+        copy_weights(init, student)
+        say(f"student starts from {init.source}")
+    name = Path(data.name).stem or "images"
+    method = type(recipe.loss).__name__.lower()
+    out = job.out or Path("runs") / f"{name}-{method}"
+    _check_out(out, job)
+    origin: dict[str, Any] = {"data": {"name": data.name, "size": len(data), **data.facts}}
+    if teacher is not None:
+        origin["teacher"] = teacher.source
+    overridden = tuple(o.partition("=")[0] if isinstance(o, str) else o[0] for o in job.overrides)
+    return Prepared(recipe, data, student, teacher, out, device, job.resume, overridden, origin)
+
+
+def copy_weights(source: Model, student: Denoiser) -> None:
+    """Starts a student from another model of the same architecture.
+
+    Raises:
+        CheckpointError: The architectures differ.
+    """
+    given, wanted = source.denoiser.network.state_dict(), student.network.state_dict()
+    differ = sorted(k for k in given.keys() ^ wanted.keys()) or sorted(
+        k for k in wanted if given[k].shape != wanted[k].shape
+    )
+    if differ:
+        raise CheckpointError(
+            f"{source.source} has another architecture than the student: {', '.join(differ[:4])}, ...",
+            "leave [network] out of the recipe, or train without --init",
+        )
+    student.network.load_state_dict(given)
+
+
+def fit(prepared: Prepared, listeners: Listeners) -> FitReport:
+    """Trains, saving checkpoints, a log and grids of samples on the way.
+
+    Raises:
+        CmtoolError: As `Trainer.steps`, or the run cannot be resumed.
+    """
+    began = time.perf_counter()
+    recipe, out = prepared.recipe, prepared.out
+    accelerator = _accelerator(prepared)
+    trainer = _trainer(prepared, accelerator)
+    if prepared.resume:
+        _resume(trainer, listeners.say)
+    main = accelerator.is_main_process
+    if main:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "recipe.toml").write_text(recipes.dump(recipe))
+    _say_split(trainer, listeners.say)
+    loss, steps = math.nan, trainer.step
+    if steps >= recipe.train.steps:
+        listeners.say(f"nothing to do: {out} has {steps} steps already")
+    for report in trainer.steps():
+        loss, steps = report.loss, report.index
+        last = steps == recipe.train.steps
+        if main and (last or steps % recipe.train.log_every == 0):
+            _log(out, report)
+            accelerator.log({"loss": loss, "lr": report.lr, **report.stats}, step=steps)
+        if main and (last or steps % recipe.train.sample_every == 0):
+            _save_grid(trainer, out / "samples" / f"step-{steps:08d}.png")
+        listeners.progress(report, trainer)
+    accelerator.end_training()
+    return FitReport(out, steps, steps * recipe.train.batch_size, loss, time.perf_counter() - began)
+
+
+def _accelerator(prepared: Prepared) -> Accelerator:
+    train = prepared.recipe.train
+    trackers = [] if train.tracker == "none" else [train.tracker]
+    accelerator = Accelerator(
+        cpu=prepared.device.type == "cpu",
+        mixed_precision=train.precision,
+        log_with=trackers or None,
+        project_dir=str(prepared.out),
+    )
+    if trackers:
+        accelerator.init_trackers("cmtool", config={"recipe": recipes.dump(prepared.recipe)})
+    return accelerator
+
+
+def _trainer(prepared: Prepared, accelerator: Accelerator) -> Trainer:
+    recipe, device = prepared.recipe, accelerator.device
+    student = prepared.student.to(device)
+    target = student
+    if recipe.loss.target_decay(0, recipe.train.steps) > 0:
+        meta = Meta(student.kind, student.image_shape, student.classes)
+        target = checkpoint.build(recipe, meta).to(device)
+        target.network.load_state_dict(student.network.state_dict())
+    solver: Solver = Euler()
+    model = None
+    if prepared.teacher is not None:
+        solver, model = recipe.solver, prepared.teacher.denoiser.to(device)
+    teacher = Teacher(
+        recipe.schedule, solver, model, recipe.teacher.guidance, recipe.teacher.substeps
+    )
+    if recipe.train.compile:
+        for part in {id(d): d for d in (student, target, model) if d is not None}.values():
+            part.network.compile()
+    loader = Loader(
+        prepared.data,
+        batch_size=recipe.train.batch_size,
+        seed=recipe.train.seed,
+        flip=recipe.data.flip,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+    )
+    roles = Roles(student, target, teacher)
+    return Trainer(roles, recipe.loss, loader, accelerator, recipe, prepared.origin, prepared.out)
+
+
+_MAY_CHANGE = {
+    *("steps", "device", "log_every", "sample_every", "save_every", "keep_last", "tracker"),
+    *("micro_batch", "compile"),
+}
+
+
+def _resume(trainer: Trainer, say: Say) -> None:
+    saved = Checkpoint.open(trainer.out)
+    same = {key: getattr(trainer.settings, key) for key in _MAY_CHANGE}
+    before = replace(saved.recipe, train=replace(saved.recipe.train, **same))
+    if before != trainer.recipe:
+        old, new = recipes.dump(before).splitlines(), recipes.dump(trainer.recipe).splitlines()
+        changed = [f"{a} -> {b}" for a, b in zip(old, new, strict=False) if a != b]
+        raise RecipeError(
+            f"{trainer.out} was trained with another recipe: {'; '.join(changed[:5])}",
+            "give the same options, or another --out",
+        )
+    trainer.resume(saved)
+    say(f"resuming {saved.path} at step {trainer.step}")
+
+
+def _check_out(out: Path, job: Job) -> None:
+    if job.resume and job.overwrite:
+        raise RecipeError("--resume and --overwrite exclude each other")
+    if job.resume and checkpoint.latest(out) is None:
+        raise CheckpointError(f"nothing to resume in '{out}'", "drop --resume to start the run")
+    if job.resume or job.overwrite or not out.exists():
+        return
+    if out.is_file() or any(out.iterdir()):
+        free = next(p for i in range(2, 10**6) if not (p := out.with_name(f"{out.name}-{i}")).exists())
+        raise CheckpointError(
+            f"'{out}' is there already", f"--resume goes on, --overwrite starts anew, --out {free} is free"
+        )
+
+
+def _say_split(trainer: Trainer, say: Say) -> None:
+    world, micros, micro = trainer.split
+    total = trainer.settings.batch_size
+    say(f"batch {total} = {world} process(es) x {micros} micro-batch(es) of up to {micro} images")
+
+
+def _log(out: Path, report: StepReport) -> None:
+    line = {**report._asdict(), **report.stats}
+    del line["stats"]
+    with (out / "log.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _save_grid(trainer: Trainer, path: Path) -> None:
+    """The averaged model's samples: one and two steps side by side, or the ODE's."""
+    model = trainer.averaged()
+    numbers = range(GRID_ROWS * GRID_COLUMNS)
+    plans = {"1 step": plan_for(model, 1), "2 steps": plan_for(model, 2)}
+    if model.kind == "diffusion":
+        plans = {"NFE 17": plan_for(model, 17)}
+    panels = {
+        title: images.to_uint8(draw(model, plan, numbers, GRID_SEED)[0]).permute(0, 2, 3, 1).numpy()
+        for title, plan in plans.items()
+    }
+    images.save_png(path, images.labelled_grid(panels, GRID_COLUMNS))

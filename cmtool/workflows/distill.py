@@ -1,0 +1,83 @@
+"""`cmtool distill`: a consistency model from a diffusion model."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from cmtool.data.base import ImageSet
+from cmtool.errors import CheckpointError, RecipeError
+from cmtool.recipe import Recipe
+from cmtool.schedules.karras import Karras
+from cmtool.workflows._fit import Job, Listeners, Prepared, fit, load_data, load_recipe, prepare
+from cmtool.workflows.load import Model, Say, open_model
+
+__all__ = ["Job", "Listeners", "fit", "plan"]
+
+
+def plan(job: Job, teacher: Path, facts: dict[str, object], listeners: Listeners) -> Prepared:
+    """Resolves everything and checks it; `fit` then distils.
+
+    Args:
+        job: The request.
+        teacher: A diffusion model: what `cmtool.load` takes.
+        facts: What the teacher's file does not tell.
+        listeners: Who hears of it.
+
+    Raises:
+        CmtoolError: Something does not fit.
+    """
+    say = listeners.say
+    recipe = load_recipe(job, "cd", say)
+    if not recipe.loss.needs_teacher_model:
+        name = type(recipe.loss).__name__.lower()
+        raise RecipeError(f"loss '{name}' learns from data alone", f"cmtool train --method {name}")
+    data = load_data(recipe, job, say)
+    model = open_model(teacher, facts=facts, image_size=data.image_shape[1], say=say)
+    _check_teacher(model, recipe, data)
+    recipe = _follow(model, recipe, say)
+    same = recipe.network == model.recipe.network
+    if not same:
+        say("the recipe's [network] is not the teacher's: the student starts from random weights")
+    return prepare(job, recipe, data, model, model if same else None, say)
+
+
+def _check_teacher(model: Model, recipe: Recipe, data: ImageSet) -> None:
+    teacher = model.denoiser
+    if teacher.kind != "diffusion":
+        raise CheckpointError(
+            f"{model.source} is a consistency model; a teacher must be a diffusion model",
+            "train one: cmtool train --method dsm --data ...",
+        )
+    if teacher.image_shape != data.image_shape:
+        theirs, ours = ("x".join(map(str, shape)) for shape in (teacher.image_shape, data.image_shape))
+        raise CheckpointError(
+            f"the teacher makes {theirs} images (CxHxW), '{data.name}' has {ours}",
+            f"--set data.image_size={teacher.image_shape[1]}, or another teacher",
+        )
+    if recipe.data.conditional and teacher.num_classes != data.num_classes:
+        raise CheckpointError(
+            f"the teacher has {teacher.num_classes} classes, '{data.name}' has {data.num_classes}",
+            "--set data.conditional=false, or another teacher",
+        )
+    if recipe.teacher.guidance != 1.0 and not recipe.data.conditional:
+        raise RecipeError(
+            "teacher.guidance needs class labels", "--set data.conditional=true, or guidance 1"
+        )
+
+
+def _follow(model: Model, recipe: Recipe, say: Say) -> Recipe:
+    """The student takes from its teacher what the recipe leaves open."""
+    theirs = model.recipe
+    schedule = theirs.schedule if recipe.schedule == Karras() else recipe.schedule
+    denoiser = replace(
+        recipe.denoiser,
+        sigma_data=theirs.denoiser.sigma_data,
+        noise_scale=theirs.denoiser.noise_scale,
+        boundary=schedule.t_min,
+    )
+    say(f"teacher {model.source}: {type(theirs.network).__name__}, {model.denoiser.num_classes} classes")
+    return replace(
+        recipe,
+        network=recipe.network or theirs.network,
+        schedule=schedule,
+        denoiser=replace(denoiser, precond="consistency"),
+    )

@@ -1,0 +1,114 @@
+"""`cmtool info`: what a model, a data set or this machine is."""
+
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cmtool import checkpoint
+from cmtool.data import names as data_names
+from cmtool.data.catalog import open_data
+from cmtool.data.places import cache_dir
+from cmtool.errors import DataError
+from cmtool.workflows._machine import cpp_compiler, has_bf16
+from cmtool.workflows.load import open_model
+
+PACKAGES = ("cmtool", "torch", "torchvision", "accelerate", "numpy", "safetensors", "lpips", "clean-fid")
+
+
+def describe(
+    what: str | None, facts: Mapping[str, Any], data_dir: Path | None = None
+) -> dict[str, str]:
+    """Facts by name.
+
+    Args:
+        what: A model or data set; None is this machine.
+        facts: What a model's file does not tell.
+        data_dir: Where data sets lie.
+
+    Raises:
+        CmtoolError: It is neither, or damaged.
+    """
+    if what is None:
+        return _machine()
+    path = Path(what)
+    is_run = path.is_dir() and (checkpoint.latest(path) or (path / "meta.json").is_file())
+    is_data = what in data_names.names() or (path.is_dir() and not is_run) or path.suffix == ".zip"
+    if is_data:
+        return _data(what, data_dir)
+    if path.exists():
+        return _model(path, facts)
+    raise DataError(
+        f"'{what}' is neither a model nor a data set", f"data sets: {', '.join(data_names.names())}"
+    )
+
+
+def _model(path: Path, facts: Mapping[str, Any]) -> dict[str, str]:
+    assumptions: list[str] = []
+    model = open_model(path, facts=facts, say=assumptions.append)
+    denoiser, recipe, meta = model.denoiser, model.recipe, model.meta
+    channels, height, width = denoiser.image_shape
+    parameters = sum(p.numel() for p in denoiser.network.parameters())
+    use = (
+        "cmtool sample, in 1 or more steps"
+        if denoiser.kind == "consistency"
+        else "cmtool sample, or cmtool distill --teacher"
+    )
+    described = {
+        "model": model.source,
+        "kind": denoiser.kind,
+        "network": str(recipe.network),
+        "parameters": f"{parameters:,}",
+        "images": f"{width}x{height}, {channels} channel(s), in [-1, 1]",
+        "classes": ", ".join(denoiser.classes[:12]) + (" ..." if len(denoiser.classes) > 12 else "")
+        or "none",
+        "preconditioning": str(denoiser.precond),
+        "schedule": str(denoiser.schedule),
+        "noise range": f"{denoiser.schedule.t_min:g} .. {denoiser.schedule.t_max:g}",
+    }
+    if meta.step:
+        described["trained"] = f"{meta.step:,} steps, {meta.images:,} images, loss {recipe.loss}"
+        described["weights"] = ", ".join(meta.weights)
+    described |= {f"origin: {key}": str(value) for key, value in meta.origin.items()}
+    described |= {f"note {i}": line for i, line in enumerate(assumptions, 1)}
+    return described | {"use": use}
+
+
+def _data(what: str, data_dir: Path | None) -> dict[str, str]:
+    notes: list[str] = []
+    data = open_data(what, data_dir=data_dir, say=notes.append)
+    channels, height, width = data.image_shape
+    described = {
+        "data": data.name,
+        "images": f"{len(data):,} of {width}x{height}, {channels} channel(s)",
+        "classes": ", ".join(data.classes[:12]) + (" ..." if data.num_classes > 12 else "") or "none",
+        "held in memory": "yes" if data.in_memory else "no, decoded on demand",
+        "mirroring": "may help (data.flip)" if data.flip_ok else "would spoil the images",
+    }
+    described |= {key: str(value) for key, value in data.facts.items()}
+    return described | {f"note {i}": line for i, line in enumerate(notes, 1)}
+
+
+def _machine() -> dict[str, str]:
+    described = {"python": platform.python_version(), "system": platform.platform()}
+    for package in PACKAGES:
+        try:
+            described[package] = version(package)
+        except PackageNotFoundError:
+            described[package] = "not installed"
+    devices = ["cpu"]
+    devices += [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    devices += ["mps"] if torch.backends.mps.is_available() else []
+    best = torch.device(devices[1].split()[0].split(":")[0] if len(devices) > 1 else "cpu")
+    return described | {
+        "devices": ", ".join(devices),
+        "cpu threads": str(torch.get_num_threads()),
+        f"bf16 on {best.type}": "yes" if has_bf16(best) else "no",
+        "C++ compiler": cpp_compiler() or "none: no torch.compile on the CPU",
+        "cache": str(cache_dir()),
+        "$CMTOOL_DATA": os.environ.get("CMTOOL_DATA", "not set"),
+    }

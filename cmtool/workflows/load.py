@@ -1,0 +1,275 @@
+"""Opens a model wherever it comes from: our directory, our single file, or published weights."""
+
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cmtool import checkpoint
+from cmtool.checkpoint import Checkpoint, Meta
+from cmtool.denoiser import Denoiser, Kind
+from cmtool.errors import CheckpointError, DeviceError, did_you_mean
+from cmtool.foreign import openai
+from cmtool.losses.cd import CD
+from cmtool.losses.dsm import DSM
+from cmtool.recipe import DenoiserSettings, Recipe
+from cmtool.schedules.karras import Karras
+from cmtool.solvers.heun import Heun
+
+Say = Callable[[str], None]
+
+FACTS: dict[str, type] = {
+    "image_size": int,
+    "head_channels": int,
+    "precond": str,
+    "sigma_min": float,
+    "sigma_max": float,
+}
+"""What a state dict's tensors do not tell, and `--as` does."""
+
+
+def silent(message: str) -> None:
+    """Tells nobody."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A denoiser with where it comes from."""
+
+    denoiser: Denoiser
+    recipe: Recipe
+    meta: Meta
+    source: str
+
+
+def load(
+    model: str | Path, weights: str = "ema", device: str | torch.device | None = None, **facts: Any
+) -> Denoiser:
+    """Loads a model.
+
+    Args:
+        model: A checkpoint or run directory, a `.safetensors` or `.pt` file of this tool, or an OpenAI-style `.pt` state dict.
+        weights: Which weights of a directory: "ema" (the first average), "student" or a stored name.
+        device: Where to put it; None is the best device of this machine.
+        facts: What an OpenAI-style file does not tell: image_size, head_channels, precond ("edm" or "consistency"), sigma_min,
+            sigma_max.
+
+    Returns:
+        The denoiser, float32, in evaluation mode. Call it as `denoiser(x, t, label=None)`: x (B, C, H, W) is images in [-1, 1] plus
+        noise of standard deviation t.
+
+    Raises:
+        CheckpointError: There is no model there, or it is damaged.
+    """
+    return open_model(model, weights=weights, facts=facts).denoiser.to(pick_device(device))
+
+
+def open_model(
+    path: str | Path,
+    *,
+    weights: str = "ema",
+    facts: Mapping[str, Any] | None = None,
+    image_size: int | None = None,
+    say: Say = silent,
+) -> Model:
+    """Opens a model on the CPU.
+
+    Args:
+        path: See `load`.
+        weights: See `load`.
+        facts: See `load`.
+        image_size: Size to assume, in pixels, where neither the file nor the facts tell it.
+        say: Is told every assumption.
+
+    Raises:
+        CheckpointError: See `load`.
+    """
+    path = Path(path)
+    facts = _checked(facts or {})
+    if path.is_dir():
+        _refuse(facts, path)
+        found = Checkpoint.open(path)
+        return Model(found.denoiser(weights), found.recipe, found.meta, str(found.path))
+    if not path.is_file():
+        raise CheckpointError(
+            f"there is no model '{path}'", "a model is a run directory, a .safetensors or a .pt file"
+        )
+    config, state = _read_file(path)
+    if config is not None:
+        _refuse(facts, path)
+        meta, recipe = checkpoint.parse_config(config, str(path))
+        return Model(checkpoint.restore(recipe, meta, state, str(path)), recipe, meta, str(path))
+    if openai.is_openai(state):
+        return _from_openai(path, state, facts, image_size, say)
+    some = ", ".join(sorted(state)[:3])
+    raise CheckpointError(
+        f"'{path}' holds weights of an unknown layout ({len(state)} tensors: {some}, ...)",
+        "known are this tool's own files and OpenAI's consistency-model layout",
+    )
+
+
+def _from_openai(
+    path: Path, state: dict[str, Tensor], facts: Mapping[str, Any], image_size: int | None, say: Say
+) -> Model:
+    """A model from OpenAI's layout; what neither tensors, facts nor file name tell is assumed aloud."""
+    known = openai.facts_from_name(path.name) | dict(facts)
+    assumed: dict[str, Any] = {
+        "head_channels": 64,
+        "precond": "edm",
+        "sigma_min": 0.002,
+        "sigma_max": 80.0,
+    }
+    if image_size is not None:
+        assumed["image_size"] = image_size
+    for key in assumed.keys() - known.keys():
+        say(f"{path.name} does not tell {key}: assuming {assumed[key]} (--as {key}=... to change)")
+    known = assumed | known
+    if "image_size" not in known:
+        raise CheckpointError(
+            f"'{path}' does not tell the size of its images", "--as image_size=64, say"
+        )
+    size = int(known["image_size"])
+    network, channels, num_classes = openai.infer(state, size, int(known["head_channels"]))
+    own = openai.to_ours(state, network, size, channels, num_classes)
+    low, high = float(known["sigma_min"]), float(known["sigma_max"])
+    consistency = known["precond"] == "consistency"
+    recipe = Recipe(
+        network=network,
+        schedule=_karras(low, high),
+        denoiser=DenoiserSettings(known["precond"], noise_scale=250.0, boundary=low),
+        solver=Heun(),
+        loss=CD() if consistency else DSM(),
+    )
+    classes = tuple(str(i) for i in range(num_classes))
+    kind: Kind = "consistency" if consistency else "diffusion"
+    origin = {"file": path.name, "layout": "openai"}
+    meta = Meta(kind, (channels, size, size), classes, origin=origin)
+    return Model(checkpoint.restore(recipe, meta, own, str(path)), recipe, meta, str(path))
+
+
+def _karras(low: float, high: float) -> Karras:
+    try:
+        return Karras(low, high)
+    except ValueError as error:
+        raise CheckpointError(f"--as: {error}") from None
+
+
+def parse_facts(pairs: list[str]) -> dict[str, Any]:
+    """`--as KEY=VALUE` options to facts.
+
+    Raises:
+        CheckpointError: A pair has no "=", an unknown key or a value of the wrong type.
+    """
+    facts: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise CheckpointError(f"--as '{pair}' is not KEY=VALUE", f"keys: {', '.join(FACTS)}")
+        facts[key.strip()] = value.strip()
+    return _checked(facts)
+
+
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, or the best one here.
+
+    Raises:
+        DeviceError: This machine has no such device.
+    """
+    if device is None or device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise DeviceError(f"no device '{device}' here: {reason}", "--device cpu, cuda or mps") from None
+    return chosen
+
+
+def _checked(facts: Mapping[str, Any]) -> dict[str, Any]:
+    checked = {}
+    for key, value in facts.items():
+        if key not in FACTS:
+            guess = did_you_mean(key, FACTS)
+            raise CheckpointError(f"--as {key}: unknown key{guess}", f"keys: {', '.join(FACTS)}")
+        try:
+            checked[key] = FACTS[key](value)
+        except (TypeError, ValueError):
+            wanted = FACTS[key].__name__
+            raise CheckpointError(f"--as {key}: expected {wanted}, got '{value}'") from None
+        if isinstance(checked[key], int | float) and checked[key] <= 0:
+            raise CheckpointError(f"--as {key}: must be above 0, got {checked[key]}")
+    if checked.get("precond", "edm") not in ("edm", "consistency"):
+        raise CheckpointError(
+            f"--as precond: expected 'edm' or 'consistency', got '{checked['precond']}'"
+        )
+    return checked
+
+
+def _refuse(facts: Mapping[str, Any], path: Path) -> None:
+    if facts:
+        raise CheckpointError(
+            f"'{path}' knows its own configuration; --as {', '.join(facts)} would contradict it",
+            "drop --as",
+        )
+
+
+def _read_file(path: Path) -> tuple[str | None, dict[str, Tensor]]:
+    """The configuration, if the file is ours, and the tensors."""
+    with path.open("rb") as file:
+        magic = file.read(16)
+    if path.suffix == ".safetensors":
+        config = checkpoint.read_header(path)
+        return config, checkpoint.read_tensors(path)
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(
+            f"'{path}' is not a model file: it seems to be {what_it_seems(magic)}",
+            "a model is a run directory, a .safetensors or a .pt file",
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged and for code-carrying files
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"'{path}' is damaged, or holds more than plain tensors, and is not opened: {reason}",
+            "save its state_dict() alone, or fetch the file again",
+        ) from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"'{path}' holds a {type(content).__name__}, not weights by name")
+    config = content.get(checkpoint.HEADER)
+    state = content.get("weights") if config is not None else content
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(
+            f"'{path}' does not hold weights by name", "save the model's state_dict() alone"
+        )
+    return config, state
+
+
+def what_it_seems(magic: bytes) -> str:
+    """A guess in words from a file's first bytes."""
+    if not magic:
+        return "an empty file"
+    known = {
+        b"\x89PNG": "a PNG image",
+        b"\xff\xd8\xff": "a JPEG image",
+        b"GIF8": "a GIF image",
+        b"\x1f\x8b": "a gzip archive",
+        b"\x89HDF": "an HDF5 file",
+        b"\x93NUMPY": "a numpy array",
+        b"\x80": "a Python pickle, which could run code and is not opened",
+        b"<!DO": "a web page (a download that failed?)",
+        b"<htm": "a web page (a download that failed?)",
+        b"version https": "a Git LFS pointer (run git lfs pull)",
+    }
+    for start, name in known.items():
+        if magic.startswith(start):
+            return name
+    if int.from_bytes(magic[:8], "little") < 10**8 and magic[8:9] == b"{":
+        return "a safetensors file with another name"
+    return "text" if magic.isascii() else "something else"
