@@ -410,29 +410,9 @@ def test_missing_and_wrong_keys_of_a_component(fake):
 # Garbage.
 
 SECTION = st.sampled_from(["train", "loss", "data", "network", "schedule", "trian", "teacher"])
+COMPONENTS = [registry.load(kind, name) for kind in registry.KINDS for name in registry.names(kind)]
 KEY = st.sampled_from(
-    [
-        "name",
-        "lr",
-        "steps",
-        "ema",
-        "flip",
-        "sigma_min",
-        "sigma_max",
-        "rho",
-        "width",
-        "channels",
-        "levels",
-        "levels_min",
-        "dropout",
-        "seed",
-        "crop",
-        "blocks",
-        "decay",
-        "p_std",
-        "form",
-        "guidance",
-    ]
+    sorted({f.name for cls in (*COMPONENTS, *recipe._SETTINGS.values()) for f in fields(cls)})
 )
 VALUE = st.one_of(
     st.integers().map(str),
