@@ -38,7 +38,8 @@ def is_openai(state: Mapping[str, object]) -> bool:
         "middle_block.1.qkv.weight",
         "out.2.weight",
     )
-    return all(isinstance(state.get(mark), Tensor) for mark in marks)
+    tensors = all(isinstance(value, Tensor) for value in state.values())
+    return tensors and all(mark in state for mark in marks)
 
 
 def facts_from_name(filename: str) -> dict[str, int | float | str]:
@@ -92,10 +93,9 @@ def infer(state: Mapping[str, Tensor], image_size: int, head_channels: int) -> t
     Raises:
         CheckpointError: The tensors are not those of such a network, or do not fit the two facts.
     """
-    stem = _get(state, "input_blocks.0.0.weight")
-    image_channels = stem.shape[1]
+    image_channels = _shape(state, "input_blocks.0.0.weight", axes=4)[1]
     _refuse_guided_diffusion(state, image_channels)
-    base = _get(state, "time_embed.0.weight").shape[1]
+    base = _shape(state, "time_embed.0.weight", axes=2)[1]
     ends = _level_ends(state)
     total = len({key.split(".")[1] for key in state if key.startswith("output_blocks.")})
     per_level = ends[0] + 1 if ends else total
@@ -106,14 +106,15 @@ def infer(state: Mapping[str, Tensor], image_size: int, head_channels: int) -> t
     widths, attention = [], []
     for level in range(len(ends) + 1):
         first = total - (level + 1) * per_level
-        widths.append(_get(state, f"output_blocks.{first}.0.out_layers.3.weight").shape[0])
+        widths.append(_shape(state, f"output_blocks.{first}.0.out_layers.3.weight", axes=4)[0])
         if f"output_blocks.{first}.1.qkv.weight" in state:
             attention.append(image_size >> level)
     if any(width % base for width in widths):
         raise CheckpointError(f"level widths {widths} are not multiples of {base} channels")
-    affine = _get(state, "middle_block.0.emb_layers.1.weight")
-    label = state.get("label_emb.weight")
-    num_classes = 0 if label is None else label.shape[0]
+    affine = _shape(state, "middle_block.0.emb_layers.1.weight", axes=2)[0]
+    num_classes = 0
+    if "label_emb.weight" in state:
+        num_classes = _shape(state, "label_emb.weight", axes=2)[0]
     try:
         spec = Adm(
             channels=base,
@@ -121,7 +122,7 @@ def infer(state: Mapping[str, Tensor], image_size: int, head_channels: int) -> t
             blocks=per_level - 1,
             attention=tuple(attention),
             head_channels=head_channels,
-            scale_shift=affine.shape[0] == 2 * widths[-1],
+            scale_shift=affine == 2 * widths[-1],
             resblock_updown=not any(
                 re.fullmatch(r"output_blocks\.\d+\.\d\.conv\.weight", k) for k in state
             ),
@@ -217,16 +218,23 @@ def _level_ends(state: Mapping[str, Tensor]) -> list[int]:
     return sorted(int(found[1]) for found in map(pattern.fullmatch, state) if found)
 
 
-def _get(state: Mapping[str, Tensor], name: str) -> Tensor:
+def _tensor(state: Mapping[str, Tensor], name: str) -> Tensor:
     if name not in state:
         raise CheckpointError(f"weight '{name}' of OpenAI's network is missing")
     return state[name]
 
 
+def _shape(state: Mapping[str, Tensor], name: str, axes: int) -> tuple[int, ...]:
+    shape = tuple(_tensor(state, name).shape)
+    if len(shape) != axes:
+        raise CheckpointError(f"weight '{name}' has shape {shape}, not {axes} axes")
+    return shape
+
+
 def _refuse_guided_diffusion(state: Mapping[str, Tensor], image_channels: int) -> None:
     """Those files have the same names, but another order of the attention's channels."""
-    outputs = _get(state, "out.2.weight").shape[0]
-    qkv = _get(state, "middle_block.1.qkv.weight")
+    outputs = _shape(state, "out.2.weight", axes=4)[0]
+    qkv = _tensor(state, "middle_block.1.qkv.weight")
     if outputs == 2 * image_channels or qkv.ndim == 3:
         raise CheckpointError(
             f"a guided-diffusion file ({outputs} output channels, attention weights of "

@@ -85,3 +85,15 @@ def denoise(
         return x - s * net(x / (s**2 + 1).sqrt(), c_noise, label)
     total = s**2 + 0.25
     return 0.25 / total * x + s * 0.5 / total.sqrt() * net(x / total.sqrt(), sigma.log() / 4, label)
+
+
+@pytest.mark.parametrize("name", golden_cases.network_cases("SongUNet", "DhariwalUNet"))
+def test_nvidia_names_go_there_and_back(name: str) -> None:
+    config = golden_cases.cases()[name]["config"]
+    spec, state = nvidia_spec(config), golden_cases.weights(name)
+    facts = (config["img_resolution"], config["img_channels"], config["label_dim"])
+    back = nvidia.to_theirs(nvidia.to_ours(state, spec, *facts), spec, *facts)
+    assert set(state) - set(back) <= set(golden_cases.cases()[name]["weights"]["buffers"])
+    for key, tensor in back.items():
+        # iDDPM has as many variances behind the outputs that we keep.
+        assert torch.equal(tensor, state[key][: len(tensor)]), key
