@@ -6,14 +6,13 @@ differ from ours, layouts do not. Not here: reading the file itself.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import PurePath
 
 from torch import Tensor
 
 from cmtool.errors import CheckpointError
 from cmtool.foreign._keymap import check_names, check_shapes, key_table, skeleton
-from cmtool.networks._unet import attention_levels
 from cmtool.networks.adm import Adm
 
 _LEAVES = {
@@ -141,9 +140,8 @@ def infer(state: Mapping[str, Tensor], image_size: int, head_channels: int) -> t
 
 def key_map(spec: Adm, image_size: int, channels: int, num_classes: int) -> dict[str, str]:
     """Our weight names to OpenAI's, one to one."""
-    return key_table(
-        skeleton(spec, image_size, channels, num_classes), _modules(spec, image_size), _LEAVES, {}
-    )
+    keys = skeleton(spec, image_size, channels, num_classes)
+    return key_table(keys, _modules(spec, keys), _LEAVES, {})
 
 
 def to_ours(
@@ -174,7 +172,7 @@ def to_theirs(
     return {theirs: state[ours] for ours, theirs in table.items()}
 
 
-def _modules(spec: Adm, image_size: int) -> dict[str, str]:
+def _modules(spec: Adm, keys: Container[str]) -> dict[str, str]:
     """Paths of our modules to OpenAI's, whose blocks are numbered through the levels."""
     names = {
         "embedding.linear1": "time_embed.0",
@@ -188,7 +186,6 @@ def _modules(spec: Adm, image_size: int) -> dict[str, str]:
         "out_conv": "out.2",
     }
     levels = len(spec.channel_mult)
-    attention = attention_levels(spec.attention, image_size, levels)
     k = 1
     for level in range(levels):
         if level > 0:
@@ -207,8 +204,8 @@ def _modules(spec: Adm, image_size: int) -> dict[str, str]:
             k += 1
         if level > 0:
             # The way up is the last module of the coarser level's last block.
-            up = f"output_blocks.{k - 1}.{2 if attention[level] else 1}"
-            names[f"decoder.{level - 1}.up"] = up
+            last = f"decoder.{level}.blocks.{spec.blocks}.attention.qkv.weight"
+            names[f"decoder.{level - 1}.up"] = f"output_blocks.{k - 1}.{2 if last in keys else 1}"
     return names
 
 
