@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 _HOMES = {"load": "cmtool.workflows.load", "sample": "cmtool.workflows.sample"}
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401
+def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'cmtool' has no attribute '{name}'")

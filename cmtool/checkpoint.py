@@ -5,8 +5,8 @@
       step-00010000/
         meta.json  recipe.toml  student.safetensors  ema-0.9999.safetensors  resume/state.pt
 
-Weights are float32 and named by the network's own keys. Nothing here is a pickle that could run code: `resume/state.pt` holds plain
-tensors and is read with `weights_only=True`.
+Weights are float32 and named by the network's own keys. Nothing here is a pickle that could run
+code: `resume/state.pt` holds plain tensors and is read with `weights_only=True`.
 """
 
 import hashlib
@@ -113,7 +113,9 @@ class Checkpoint:
         """
         found = path if (path / "meta.json").is_file() else latest(path)
         if found is None or not (found / "meta.json").is_file():
-            raise CheckpointError(f"no checkpoint in '{path}'", "a run directory holds step-... folders")
+            raise CheckpointError(
+                f"no checkpoint in '{path}'", "a run directory holds step-... folders"
+            )
         meta = Meta.parse(_read_text(found / "meta.json"), str(found / "meta.json"))
         recipe_file = found / "recipe.toml"
         return cls(found, recipes.parse(_read_text(recipe_file), str(recipe_file)), meta)
@@ -154,7 +156,9 @@ class Checkpoint:
         """Optimizer and gradient scaler."""
         file = self.path / "resume" / "state.pt"
         if not file.is_file():
-            raise CheckpointError(f"{self.path} has no {file.name}; it cannot be resumed", "use --init")
+            raise CheckpointError(
+                f"{self.path} has no {file.name}; it cannot be resumed", "use --init"
+            )
         state: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
         return state
 
@@ -173,10 +177,14 @@ def build(recipe: Recipe, meta: Meta) -> Denoiser:
         CheckpointError: The network does not fit such images.
     """
     channels, size, _ = meta.image_shape
+    if recipe.network is None:
+        raise CheckpointError("the recipe names no network", "--set network.name=tiny")
     try:
         network = recipe.network.build(size, channels, len(meta.classes))
     except ValueError as error:
-        raise CheckpointError(f"network: {error}", "change it with --set network.KEY=VALUE") from None
+        raise CheckpointError(
+            f"network: {error}", "change it with --set network.KEY=VALUE"
+        ) from None
     precond = preconditioner(recipe.denoiser)
     return Denoiser(network, precond, recipe.schedule, meta.kind, meta.image_shape, meta.classes)
 
@@ -185,17 +193,21 @@ def restore(recipe: Recipe, meta: Meta, weights: Mapping[str, Tensor], where: st
     """A model with given weights, float32, in evaluation mode.
 
     Raises:
-        CheckpointError: The weights are not this network's; names those that are missing, unexpected or of another shape.
+        CheckpointError: The weights are not this network's; names those that are missing,
+            unexpected or of another shape.
     """
     model = build(recipe, meta)
     expected = model.network.state_dict()
     missing = sorted(expected.keys() - weights.keys())
     unexpected = sorted(weights.keys() - expected.keys())
-    shapes = sorted(k for k in expected.keys() & weights.keys() if expected[k].shape != weights[k].shape)
+    shapes = sorted(
+        k for k in expected.keys() & weights.keys() if expected[k].shape != weights[k].shape
+    )
     if missing or unexpected or shapes:
         names = ", ".join([*missing, *unexpected, *shapes][:8])
         raise CheckpointError(
-            f"{len(missing)} missing, {len(unexpected)} unexpected and {len(shapes)} misshapen weights in {where}: {names}"
+            f"{len(missing)} missing, {len(unexpected)} unexpected and {len(shapes)} misshapen "
+            f"weights in {where}: {names}"
         )
     model.network.load_state_dict({k: v.to(expected[k].dtype) for k, v in weights.items()})
     return model.eval().requires_grad_(False)
@@ -245,7 +257,9 @@ def save(
         _write_atomic(out / "latest", final.name)
     except (OSError, SafetensorError, RuntimeError) as error:
         shutil.rmtree(work, ignore_errors=True)
-        raise CheckpointError(f"cannot write the checkpoint {final}: {error}", "free some space") from error
+        raise CheckpointError(
+            f"cannot write the checkpoint {final}: {error}", "free some space"
+        ) from error
     for old in sorted(out.glob("step-????????"))[: -keep_last or None] if keep_last else []:
         if old != final:
             shutil.rmtree(old, ignore_errors=True)
@@ -282,7 +296,9 @@ def read_header(path: Path) -> str | None:
         with safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get(HEADER)
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file: {error}", "fetch it again") from None
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file: {error}", "fetch it again"
+        ) from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

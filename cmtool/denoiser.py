@@ -2,8 +2,8 @@
 
     D(x_t, t) = c_skip(t) x_t + c_out(t) F(c_in(t) x_t, c_noise(t))
 
-A diffusion model and a consistency model are the same object; only c_skip and c_out differ, so that the second is the identity
-at its smallest time.
+A diffusion model and a consistency model are the same object; only c_skip and c_out differ, so that
+the second is the identity at its smallest time.
 """
 
 from abc import ABC, abstractmethod
@@ -43,7 +43,8 @@ class EDM(Preconditioner):
     """Unit-variance input and target for data of standard deviation sigma_data.
 
     Source:
-        Karras et al. 2022, arXiv 2206.00364, Table 1. c_noise is ln(t) / 4 there; OpenAI's networks take 250 ln(t).
+        Karras et al. 2022, arXiv 2206.00364, Table 1. c_noise is ln(t) / 4 there; OpenAI's networks
+        take 250 ln(t).
 
     Args:
         sigma_data: Standard deviation of the data, in units of pixel value.
@@ -144,15 +145,16 @@ class Denoiser(nn.Module):
             label: (B,) int64 classes; -1, or None for all, means no class.
 
         Returns:
-            (B, C, H, W) float32 (float64 if the weights are): the clean images, or for a consistency model the ends of the
-            trajectories. Not clamped.
+            (B, C, H, W) float32 (float64 if the weights are): the clean images, or for a
+            consistency model the ends of the trajectories. Not clamped.
         """
         dtype = torch.float64 if x.dtype == torch.float64 and self._is_double() else torch.float32
         x = x.to(dtype)
         t = torch.as_tensor(t, dtype=dtype, device=x.device).expand(len(x))
         c = self.precond(t)
         raw = self.network(expand(c.c_in, x) * x, c.c_noise, label)
-        return expand(c.c_skip, x) * x + expand(c.c_out, x) * raw.to(dtype)
+        out: Tensor = expand(c.c_skip, x) * x + expand(c.c_out, x) * raw.to(dtype)
+        return out
 
     def _is_double(self) -> bool:
         parameter = next(self.network.parameters(), None)
@@ -165,7 +167,8 @@ class Denoiser(nn.Module):
 
         Args:
             label: (B,) int64 classes.
-            guidance: Weight w of classifier-free guidance, D(no class) + w (D(label) - D(no class)); 1 is off.
+            guidance: Weight w of classifier-free guidance, D(no class) + w (D(label) - D(no
+                class)); 1 is off.
             clamp: Clamps the result to [-1, 1].
 
         Source:

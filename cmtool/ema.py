@@ -7,8 +7,8 @@ from torch import Tensor, nn
 class Ema:
     """An average of a network's weights over the optimizer steps.
 
-    With warm-up the rate at step k is min(rate, (k + 1) / (k + 10)), so that a young average is not dominated by the initial
-    weights.
+    With warm-up the rate at step k is min(rate, (k + 1) / (k + 10)), so that a young average is not
+    dominated by the initial weights.
 
     Args:
         network: Its weights are the first value.

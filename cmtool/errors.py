@@ -1,4 +1,5 @@
-"""What a user can get wrong, one class per layer of cause. Everything else that is raised is a bug of ours."""
+"""What a user can get wrong, one class per layer of cause. Everything else that is raised is a bug
+of ours."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

@@ -32,7 +32,7 @@ EXTENSIONS = (
 
 # Only plain raster formats: Pillow's EPS reader, for one, would start an interpreter on the file's
 # contents.
-_FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM")
+_FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM")
 _MAX_PIXELS = 89_478_485
 _GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _EXIF_ORIENTATION = 0x0112

@@ -1,7 +1,8 @@
 """Random numbers that are addressed, not consumed.
 
-An image's noise depends on (seed, image) alone, a training step's on (seed, step) alone. So results do not change with the batch
-size, the number of processes or a restart, and nothing random has to be saved.
+An image's noise depends on (seed, image) alone, a training step's on (seed, step) alone. So results
+do not change with the batch size, the number of processes or a restart, and nothing random has to
+be saved.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,8 @@ def mix(*numbers: int) -> int:
 class SeedRng:
     """One random stream per image, the same on every device and without torch.
 
-    Draw k of image i at seed s is `Generator(Philox(key=s, counter=[0, 0, k, i])).standard_normal(shape, float32)` in numpy.
+    Draw k of image i at seed s is `Generator(Philox(key=s, counter=[0, 0, k,
+    i])).standard_normal(shape, float32)` in numpy.
 
     Args:
         seed: s, non-negative.
@@ -31,7 +33,9 @@ class SeedRng:
         device: Where the draws are moved.
     """
 
-    def __init__(self, seed: int, images: Sequence[int], device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, seed: int, images: Sequence[int], device: torch.device | str = "cpu"
+    ) -> None:
         self.seed = seed
         self.images = images
         self.device = device
@@ -61,8 +65,8 @@ def _philox(seed: int, counter: Sequence[int]) -> np.random.Generator:
 class StepRng:
     """The random numbers of one training step, one row per image of the global batch.
 
-    Every process and every micro-batch draws all `batch` rows from the same generator and keeps its own, so that
-    any split of a batch sees the numbers that one process would.
+    Every process and every micro-batch draws all `batch` rows from the same generator and keeps its
+    own, so that any split of a batch sees the numbers that one process would.
 
     Args:
         seed: The run's seed.
@@ -82,9 +86,7 @@ class StepRng:
 
     def randn(self, *shape: int) -> Tensor:
         """Standard normal numbers: (rows, *shape) float32."""
-        drawn = torch.randn(
-            self.batch, *shape, generator=self._generator, device=self.device
-        )
+        drawn = torch.randn(self.batch, *shape, generator=self._generator, device=self.device)
         return drawn[self.rows]
 
     def rand(self) -> Tensor:
@@ -92,29 +94,37 @@ class StepRng:
         return torch.rand(self.batch, generator=self._generator, device=self.device)[self.rows]
 
     def position(self) -> Tensor:
-        """Each row's place in the global batch, (rows,) in [0, 1); for shares of a batch that must not fluctuate."""
+        """Each row's place in the global batch, (rows,) in [0, 1); for shares of a batch that must
+        not fluctuate."""
         return (torch.arange(self.batch, device=self.device) / self.batch)[self.rows]
 
 
 def rng_state(device: torch.device) -> Tensor:
     """The state of torch's global generator on a device; dropout draws from it."""
-    if device.type == "cpu":
-        return torch.get_rng_state()
-    module = getattr(torch, device.type)
-    return module.get_rng_state() if device.type == "mps" else module.get_rng_state(device)
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.mps.get_rng_state() if device.type == "mps" else torch.get_rng_state()
 
 
 @contextmanager
 def replay(state: Tensor, device: torch.device) -> Iterator[None]:
     """Runs its body with an earlier `rng_state`, so that dropout drops the same units again.
 
-    The body must draw as much as was drawn since `state` was taken; then the stream goes on as if nothing had happened.
+    The body must draw as much as was drawn since `state` was taken; then the stream goes on as if
+    nothing had happened.
     """
-    set_state = torch.set_rng_state if device.type == "cpu" else getattr(torch, device.type).set_rng_state
     after = rng_state(device)
-    place = () if device.type in ("cpu", "mps") else (device,)
-    set_state(state, *place)
+    _set_rng_state(state, device)
     try:
         yield
     finally:
-        set_state(after, *place)
+        _set_rng_state(after, device)
+
+
+def _set_rng_state(state: Tensor, device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(state)
+    else:
+        torch.set_rng_state(state)

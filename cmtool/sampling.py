@@ -57,10 +57,12 @@ def sample_consistency(
 def sample_ode(
     denoise: Denoise, schedule: Schedule, solvers: Sequence[Solver], x: Tensor, times: Tensor
 ) -> Tensor:
-    """Solves a diffusion model's probability-flow ODE, then removes the noise that is left at the last time.
+    """Solves a diffusion model's probability-flow ODE, then removes the noise that is left at the
+    last time.
 
     Source:
-        Karras et al. 2022, arXiv 2206.00364, Algorithm 1; its last Euler step to zero noise is that removal.
+        Karras et al. 2022, arXiv 2206.00364, Algorithm 1; its last Euler step to zero noise is that
+        removal.
 
     Args:
         denoise: The denoiser.

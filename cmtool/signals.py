@@ -6,14 +6,15 @@ from types import FrameType, TracebackType
 
 
 class Signals:
-    """While active, the first SIGINT or SIGTERM is only noted in `caught`; a second one acts as usual."""
+    """While active, the first SIGINT or SIGTERM is only noted in `caught`; a second one acts as
+    usual."""
 
     def __init__(self) -> None:
         self.caught = 0
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "Signals":
-        # Only the main thread may set handlers; elsewhere (a notebook's worker) signals act as usual.
+        # Only the main thread may set handlers; in a notebook's worker signals act as usual.
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM):
                 self._previous[signum] = signal.signal(signum, self._note)

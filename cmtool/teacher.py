@@ -4,6 +4,7 @@ Consistency training is consistency distillation with another teacher: the data 
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -17,8 +18,8 @@ from cmtool.tensors import Batch, Denoise
 class Teacher:
     """One step down the probability-flow ODE, by a frozen model or by the data.
 
-    Without a model the clean image stands in for the denoiser; with Euler's method that gives alpha_r x + sigma_r z exactly, the
-    pair of consistency training.
+    Without a model the clean image stands in for the denoiser; with Euler's method that gives
+    alpha_r x + sigma_r z exactly, the pair of consistency training.
 
     Source:
         Song et al. 2023, arXiv 2303.01469, Eq. 6 (distillation) and Eq. 10 (training).
@@ -43,7 +44,7 @@ class Teacher:
         x = x_t
         times = self.schedule.between(t, r, self.substeps + 1)
         times[0], times[-1] = t, r
-        for start, end in zip(times[:-1], times[1:], strict=True):
+        for start, end in pairwise(times):
             x = self.solver.step(denoise, self.schedule, x, start, end)
         return x
 

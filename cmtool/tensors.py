@@ -6,18 +6,21 @@ from typing import NamedTuple
 from torch import Tensor
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
-"""(x_t: (B, *), t: (B,)) -> x0_hat: (B, *). Labels, guidance and clamping are already closed over."""
+"""(x_t: (B, *), t: (B,)) -> x0_hat: (B, *). Labels, guidance and clamping are already closed
+over."""
 
 
 class Batch(NamedTuple):
-    """Training images, (B, C, H, W) in [-1, 1], and their classes, (B,) int64 with -1 for "no class"."""
+    """Training images, (B, C, H, W) in [-1, 1], and their classes, (B,) int64 with -1 for "no
+    class"."""
 
     x: Tensor
     label: Tensor | None = None
 
 
 def expand(a: Tensor, like: Tensor) -> Tensor:
-    """Gives `a` of shape (B,) trailing axes of size 1 so that it broadcasts over `like` of shape (B, *)."""
+    """Gives `a` of shape (B,) trailing axes of size 1 so that it broadcasts over `like` of shape
+    (B, *)."""
     return a.reshape(a.shape + (1,) * (like.ndim - a.ndim))
 
 

@@ -1,7 +1,8 @@
 """The training loop: a generator of reports, with nothing hidden in callbacks.
 
-Everything random is addressed by (seed, step), so a run goes on from weights, averages, optimizer state and a step number alone, and any
-number of processes or micro-batches gives one process's gradients.
+Everything random is addressed by (seed, step), so a run goes on from weights, averages, optimizer
+state and a step number alone, and any number of processes or micro-batches gives one process's
+gradients.
 """
 
 import copy
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -29,8 +30,10 @@ from cmtool.signals import Signals
 from cmtool.tensors import Batch
 
 
-class StepReport(NamedTuple):
-    """What one optimizer step did. `index` counts finished steps, `images` all images so far, `seconds` is this step's time."""
+@dataclass(frozen=True)
+class StepReport:
+    """What one optimizer step did. `index` counts finished steps, `images` all images so far,
+    `seconds` is this step's time."""
 
     index: int
     images: int
@@ -43,8 +46,8 @@ class StepReport(NamedTuple):
 class Objective(nn.Module):
     """Owns the student and runs the whole loss in its forward.
 
-    This is the module that Accelerate prepares. A loss that reached the student around it would lose the synchronisation of gradients
-    without any error.
+    This is the module that Accelerate prepares. A loss that reached the student around it would
+    lose the synchronisation of gradients without any error.
     """
 
     def __init__(self, roles: Roles, loss: Loss, label_dropout: float) -> None:
@@ -67,7 +70,8 @@ class Trainer:
     """Trains `roles.student`.
 
     Args:
-        roles: Student, target (the student itself where the loss averages nothing) and teacher, on the accelerator's device.
+        roles: Student, target (the student itself where the loss averages nothing) and teacher, on
+            the accelerator's device.
         loss: The objective.
         data: This process's part of every batch.
         accelerator: Processes and precision.
@@ -137,7 +141,7 @@ class Trainer:
                 yield report
                 if caught and not done:
                     raise Stopped(
-                        f"stopped by signal {caught} at step {self.step}; everything is saved in {self.out}",
+                        f"stopped by signal {caught} at step {self.step}, saved in {self.out}",
                         "the same command with --resume goes on",
                         caught,
                     )
@@ -157,7 +161,9 @@ class Trainer:
             weights |= {f"ema-{ema.rate}": ema.weights for ema in self.emas}
             checkpoint.save(
                 self.out,
-                checkpoint.Meta.of(self.roles.student, self.step, self.settings.batch_size, self.origin),
+                checkpoint.Meta.of(
+                    self.roles.student, self.step, self.settings.batch_size, self.origin
+                ),
                 self.recipe,
                 weights,
                 {"optimizer": self._optimizer.state_dict(), "scaler": self._scaler_state()},
@@ -222,7 +228,9 @@ class Trainer:
             decay = self.loss.target_decay(self.step, self.settings.steps)
             target, student = self.roles.target.network, self.roles.student.network
             with torch.no_grad():
-                torch._foreach_lerp_(list(target.parameters()), list(student.parameters()), 1 - decay)
+                torch._foreach_lerp_(
+                    list(target.parameters()), list(student.parameters()), 1 - decay
+                )
 
     def _refuse_non_finite(self, loss: float, norm: float, times: list[float]) -> None:
         # With fp16 a gradient overflow is normal: the scaler skips that step.
@@ -233,14 +241,14 @@ class Trainer:
         last = checkpoint.latest(self.out)
         raise TrainingError(
             f"{what} is {value} at step {self.step}{levels}",
-            f"last good checkpoint: {last or 'none yet'}; try --set train.grad_clip=1.0 or a smaller --lr",
+            f"last good checkpoint: {last or 'none yet'}; "
+            "try --set train.grad_clip=1.0 or a smaller --lr",
         )
 
     def _to_device(self, batch: Batch) -> Batch:
         device = self.accelerator.device
-        conditional = batch.label is not None and self.roles.student.num_classes > 0
-        label = batch.label.to(device) if conditional else None
-        return Batch(batch.x.to(device), label)
+        label = batch.label if self.roles.student.num_classes else None
+        return Batch(batch.x.to(device), None if label is None else label.to(device))
 
     def _any(self, signum: int) -> int:
         """The signal that any process caught, so that all of them stop after the same step."""
@@ -255,7 +263,8 @@ class Trainer:
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
-    """The learning rate at a step (from 0): linear warm-up, then constant or decaying to zero at `lr_decay_steps`.
+    """The learning rate at a step (from 0): linear warm-up, then constant or decaying to zero at
+    `lr_decay_steps`.
 
     "rsqrt" decays as 1 / sqrt(max(step / lr_decay_steps, 1)), the rule of EDM2.
     """
@@ -272,13 +281,13 @@ def learning_rate(settings: TrainSettings, step: int) -> float:
 
 
 def _optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    makers = {"radam": torch.optim.RAdam, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return makers[settings.optimizer](
-        network.parameters(),
-        lr=settings.lr,
-        betas=settings.betas,
-        weight_decay=settings.weight_decay,
-    )
+    weights, lr, betas = network.parameters(), settings.lr, settings.betas
+    decay = settings.weight_decay
+    if settings.optimizer == "radam":
+        return torch.optim.RAdam(
+            weights, lr, betas, weight_decay=decay, decoupled_weight_decay=True
+        )
+    return torch.optim.AdamW(weights, lr, betas, weight_decay=decay)
 
 
 def _synced(

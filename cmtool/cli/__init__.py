@@ -1,4 +1,5 @@
-"""The command line: parse, call one workflow, print. Nothing here imports torch before a command's body runs."""
+"""The command line: parse, call one workflow, print. Nothing here imports torch before a command's
+body runs."""
 
 from typing import Annotated
 
@@ -48,9 +49,7 @@ def main_options(
             help=f"List what there is: {', '.join(KINDS)}.",
         ),
     ] = None,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error.")
-    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Consistency models: networks that turn noise into an image in one step.
 

@@ -3,7 +3,6 @@
 import sys
 from typing import Any
 
-import typer
 from typer.core import TyperGroup
 
 from cmtool.cli._console import error
@@ -13,7 +12,7 @@ from cmtool.errors import CmtoolError
 class Group(TyperGroup):
     """Prints `CmtoolError`s and exits with their code; `--debug` shows where they came from."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Runs the command."""
         try:
             return super().invoke(ctx)
@@ -29,5 +28,8 @@ class Group(TyperGroup):
             if ctx.params.get("debug"):
                 raise
             place = f" '{problem.filename}'" if problem.filename else ""
-            error(f"{problem.strerror or problem}{place}", "check the path, its rights and the free space")
+            error(
+                f"{problem.strerror or problem}{place}",
+                "check the path, its rights and the free space",
+            )
             sys.exit(2)

@@ -12,7 +12,9 @@ import typer
 
 DataOpt = Annotated[
     str | None,
-    typer.Option("--data", metavar="NAME|FOLDER|ZIP", help="Training images.", rich_help_panel="Data"),
+    typer.Option(
+        "--data", metavar="NAME|FOLDER|ZIP", help="Training images.", rich_help_panel="Data"
+    ),
 ]
 MethodOpt = Annotated[
     str | None, typer.Option(help="Objective, see --list losses.", rich_help_panel="Training")
@@ -26,7 +28,8 @@ FactsOpt = Annotated[
     typer.Option(
         "--as",
         metavar="KEY=VALUE",
-        help="What a model's file does not tell: image_size, head_channels, precond, sigma_min, sigma_max.",
+        help="What a model's file does not tell: image_size, head_channels, precond, "
+        "sigma_min, sigma_max.",
         rich_help_panel="Model",
     ),
 ]
@@ -53,9 +56,7 @@ class RunOptions:
         typer.Option(help="Where data sets lie, before $CMTOOL_DATA.", rich_help_panel="Data"),
     ] = None
     method: MethodOpt = None
-    max_steps: Annotated[
-        int | None, _recipe("train.steps", "Optimizer updates", "Training")
-    ] = None
+    max_steps: Annotated[int | None, _recipe("train.steps", "Optimizer updates", "Training")] = None
     batch_size: Annotated[
         int | None, _recipe("train.batch_size", "Images an update, over all processes", "Training")
     ] = None
@@ -107,7 +108,8 @@ class RunOptions:
     ] = None
 
     def overrides(self) -> tuple[str | tuple[str, object], ...]:
-        """The options that were given, as changes to the recipe; `--set` comes first, so the shorter option wins."""
+        """The options that were given, as changes to the recipe; `--set` comes first, so the
+        shorter option wins."""
         keys = {"max_steps": "steps"}
         settings = (
             *("max_steps", "batch_size", "lr", "seed", "log_every", "sample_every", "save_every"),
@@ -139,7 +141,9 @@ def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
         options = RunOptions(**{p.name: values.pop(p.name) for p in shared})
         command(**values, options=options)
 
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own if p.name != "options"]
+    parameters = [
+        p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own if p.name != "options"
+    ]
     wrapped.__signature__ = inspect.Signature([*parameters, *shared])  # type: ignore[attr-defined]
     wrapped.__annotations__ = {p.name: p.annotation for p in [*parameters, *shared]}
     return wrapped

@@ -43,6 +43,7 @@ def run(
     say(f"run directory {prepared.out}")
     with training_bar() as progress:
         report = fit(prepared, Listeners(say, progress))
-    say(f"{report.steps} steps, {report.images} images, loss {report.loss:.4g}, {report.seconds:.0f} s")
+    done = f"{report.steps} steps, {report.images} images"
+    say(f"{done}, loss {report.loss:.4g}, {report.seconds:.0f} s")
     say(f"next: cmtool sample {report.out} --n 64 --out grid.png")
     result(str(report.out))

@@ -40,8 +40,8 @@ def distill(
 
     - `cmtool distill --teacher edm.pt --data cifar10 --resume` : goes on where it stopped
 
-    The student starts from the teacher's weights. Writes runs/DATA-METHOD: checkpoints, recipe.toml, log.jsonl and
-    samples/.
+    The student starts from the teacher's weights. Writes runs/DATA-METHOD: checkpoints,
+    recipe.toml, log.jsonl and samples/.
     """
     from cmtool.errors import RecipeError
     from cmtool.workflows.distill import plan
@@ -50,6 +50,7 @@ def distill(
     if teacher is None:
         raise RecipeError(
             "distil what? --teacher is missing",
-            "--teacher MODEL; train one with: cmtool train digits/dsm, or learn from data alone: cmtool train --method ct",
+            "--teacher MODEL; train one with: cmtool train digits/dsm, or learn from data alone: "
+            "cmtool train --method ct",
         )
     run(options, recipe, lambda job, to: plan(job, teacher, parse_facts(facts), to))

@@ -18,10 +18,13 @@ def sample(
     model: Annotated[Path, typer.Argument(help="A run, a .safetensors or a .pt file.")],
     steps: Annotated[
         int | None,
-        typer.Option(help="Network evaluations an image: 1 for a consistency model, 35 for a diffusion model."),
+        typer.Option(
+            help="Network evaluations an image: 1 for a consistency, 35 for a diffusion model."
+        ),
     ] = None,
     times: Annotated[
-        str | None, typer.Option(metavar="80,0.8", help="Noise levels instead; trig:1.1 is converted.")
+        str | None,
+        typer.Option(metavar="80,0.8", help="Noise levels instead; trig:1.1 is converted."),
     ] = None,
     n: Annotated[int, typer.Option("--n", help="Images 0 .. N-1 of the seed.")] = 64,
     seed: Annotated[int, typer.Option(help="Image i depends on model, seed and i alone.")] = 0,
@@ -33,7 +36,9 @@ def sample(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER|GRID.png|FILE.npz", help="Where to.", rich_help_panel="Output"),
+        typer.Option(
+            metavar="FOLDER|GRID.png|FILE.npz", help="Where to.", rich_help_panel="Output"
+        ),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what is there.", rich_help_panel="Output")
@@ -42,7 +47,8 @@ def sample(
     facts: FactsOpt = [],  # noqa: B006 - Typer copies it
     device: DeviceOpt = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Images at a time; changes no image.", rich_help_panel="Performance")
+        int | None,
+        typer.Option(help="Images at a time; changes no image.", rich_help_panel="Performance"),
     ] = None,
 ) -> None:
     """Draw images: in one step, in several, or along a diffusion model's ODE.
@@ -58,23 +64,16 @@ def sample(
     - `cmtool sample runs/cifar10-cd --n 50000 --out samples.npz` : for ADM's evaluator
     """
     from cmtool.workflows.load import parse_facts
-    from cmtool.workflows.sample import sample_to_files
+    from cmtool.workflows.sample import Request, sample_to_files
 
+    request = Request(n, steps, times, solver, seed, label, out, overwrite, batch_size)
     with counting_bar("images") as progress:
         report = sample_to_files(
             model,
-            n=n,
-            steps=steps,
-            times=times,
-            solver=solver,
-            seed=seed,
-            label=label,
-            out=out,
-            overwrite=overwrite,
+            request,
             weights=weights,
-            device=device,
-            batch_size=batch_size,
             facts=parse_facts(facts),
+            device=device,
             say=say,
             progress=progress,
         )

@@ -95,7 +95,7 @@ def npz_arrays(path: Path, *names: str) -> list[NDArray[Any]]:
         DataError: The file is broken or lacks one of them.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             missing = [name for name in names if name not in archive]
             if missing:
                 raise DataError(

@@ -43,6 +43,8 @@ def open_store(path: Path, where: str) -> Store:
     """
     if (path / "data.mdb").is_file():
         return lmdb_store(path, where)
+    if not os.access(path, os.R_OK):
+        raise DataError(f"'{where}' may not be read", "check its permissions")
     if path.is_dir():
         return folder_store(path, where)
     if zipfile.is_zipfile(path):

@@ -118,11 +118,8 @@ class Loader:
 
     def _rows(self, micro: int, of: int) -> slice:
         """This process's, and that micro-batch's, part of the step's row."""
-        _check_split(
-            self.batch_size,
-            self.world * of,
-            f"{self.world} processes x micro-batches" if of > 1 else "processes",
-        )
+        what = "processes" if of == 1 else f"processes x {of} micro-batches"
+        _check_split(self.batch_size, self.world, what, of)
         size = self.batch_size // (self.world * of)
         start = (self.rank * of + micro) * size
         return slice(start, start + size)
@@ -147,12 +144,13 @@ def _random(seed: int, purpose: int, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, purpose, index])))
 
 
-def _check_split(batch_size: int, parts: int, what: str) -> None:
+def _check_split(batch_size: int, world: int, what: str, of: int = 1) -> None:
     if batch_size < 1:
         raise DataError(f"batch_size must be at least 1, got '{batch_size}'")
+    parts = world * of
     if batch_size % parts:
         below = batch_size // parts * parts
         nearest = f"{below}, {below + parts}" if below else str(parts)
         raise DataError(
-            f"batch_size {batch_size} does not split over {parts} {what}", f"nearest: {nearest}"
+            f"batch_size {batch_size} does not split over {world} {what}", f"nearest: {nearest}"
         )

@@ -10,7 +10,9 @@ from torch.nn import functional as F
 
 from cmtool.errors import DeviceError
 
-DistanceName = Literal["pseudo-huber", "l1", "l2", "l2-32", "lpips-vgg", "lpips-vgg-avg", "lpips-alex"]
+DistanceName = Literal[
+    "pseudo-huber", "l1", "l2", "l2-32", "lpips-vgg", "lpips-vgg-avg", "lpips-alex"
+]
 
 LPIPS_SIZE = 224
 """Smaller images are enlarged to this before LPIPS, as in the consistency-model papers."""
@@ -19,12 +21,13 @@ LPIPS_SIZE = 224
 def distance(name: DistanceName, a: Tensor, b: Tensor, huber_c: float | None = None) -> Tensor:
     """Compares images.
 
-    l1 and l2 are means over pixels. pseudo-huber is sqrt(||a - b||^2 + c^2) - c on the norm over the whole image. l2-32 is l2 after
-    bilinear resizing to 32 px. lpips-* are LPIPS v0.1 on VGG16 or AlexNet; lpips-vgg-avg has average in place of max pooling.
+    l1 and l2 are means over pixels. pseudo-huber is sqrt(||a - b||^2 + c^2) - c on the norm over
+    the whole image. l2-32 is l2 after bilinear resizing to 32 px. lpips-* are LPIPS v0.1 on VGG16
+    or AlexNet; lpips-vgg-avg has average in place of max pooling.
 
     Source:
-        Song et al. 2023, arXiv 2303.01469, Section 5.1; released code for l2-32 and lpips-vgg-avg. Song & Dhariwal 2023,
-        arXiv 2310.14189, Eq. 8 and Section 3.3 for pseudo-huber.
+        Song et al. 2023, arXiv 2303.01469, Section 5.1; released code for l2-32 and lpips-vgg-avg.
+        Song & Dhariwal 2023, arXiv 2310.14189, Eq. 8 and Section 3.3 for pseudo-huber.
     """
     match name:
         case "pseudo-huber":
@@ -50,7 +53,8 @@ def _perceptual(name: str, a: Tensor, b: Tensor) -> Tensor:
         a, b = (F.interpolate(v, size=LPIPS_SIZE, mode="bilinear") for v in (a, b))
     # Features are compared in float32 whatever the run's precision: their differences are small.
     with torch.autocast(a.device.type, enabled=False):
-        return lpips_network(name).to(a.device)(a.float(), b.float()).flatten()
+        distances: Tensor = lpips_network(name).to(a.device)(a.float(), b.float())
+    return distances.flatten()
 
 
 @lru_cache
@@ -69,8 +73,8 @@ def lpips_network(name: str) -> nn.Module:
         place = f"{torch.hub.get_dir()}/checkpoints"
         file = {"vgg": "vgg16-397923af.pth", "alex": "alexnet-owt-7be5be79.pth"}[trunk]
         raise DeviceError(
-            f"the distance '{name}' needs torchvision's {file}, which cannot be downloaded: {cause}",
-            f"put it into {place}, or use a distance without weights: --set loss.distance=pseudo-huber",
+            f"distance '{name}' needs torchvision's {file}, which cannot be downloaded: {cause}",
+            f"put it into {place}, or --set loss.distance=pseudo-huber, which needs no weights",
         ) from None
     if name == "lpips-vgg-avg":
         use_average_pooling(network)

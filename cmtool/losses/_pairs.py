@@ -1,4 +1,5 @@
-"""Which two times a loss compares, and the curricula over training. Pure functions, so resuming needs no state."""
+"""Which two times a loss compares, and the curricula over training. Pure functions, so resuming
+needs no state."""
 
 import math
 
@@ -8,7 +9,8 @@ from cmtool.schedules.base import Schedule
 
 
 def grid_pairs(schedule: Schedule, levels: int, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Neighbours t > r on a grid of `levels` times, all N - 1 pairs equally likely, from uniform u (B,) in [0, 1)."""
+    """Neighbours t > r on a grid of `levels` times, all N - 1 pairs equally likely, from uniform u
+    (B,) in [0, 1)."""
     grid = schedule.grid(levels).to(u)
     index = (u * (levels - 1)).long()
     return grid[index], grid[index + 1]
@@ -50,7 +52,7 @@ def adaptive_decay(levels: int, levels_min: int, decay: float, form: str) -> flo
         Song et al. 2023, arXiv 2303.01469, Appendix C ("paper"); the released code ("openai").
 
     Example:
-        >>> round(adaptive_decay(2, 2, 0.95, "paper"), 4), round(adaptive_decay(2, 2, 0.95, "openai"), 4)
-        (0.95, 0.9025)
+        >>> round(adaptive_decay(2, 2, 0.95, "paper"), 4), round(adaptive_decay(2, 2, 0.95,
+        "openai"), 4) (0.95, 0.9025)
     """
     return math.exp(levels_min * math.log(decay) / (levels if form == "paper" else levels - 1))

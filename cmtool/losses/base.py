@@ -15,15 +15,18 @@ from cmtool.tensors import Batch
 
 
 class Roles(NamedTuple):
-    """Who takes part: the student learns, the target (a slow copy, or the student itself) and the teacher answer."""
+    """Who takes part: the student learns, the target (a slow copy, or the student itself) and the
+    teacher answer."""
 
     student: Denoiser
     target: Denoiser
     teacher: Teacher
 
 
-class Step(NamedTuple):
-    """Where in training we are: optimizer step `index` (from 0) of `total`, and its random numbers."""
+@dataclass(frozen=True)
+class Step:
+    """Where in training we are: optimizer step `index` (from 0) of `total`, and its random
+    numbers."""
 
     index: int
     total: int
@@ -45,8 +48,8 @@ def weight(name: Weighting, t: Tensor, r: Tensor, sigma_data: float) -> Tensor:
     """lambda(t) for every sample: (B,) and (B,) -> (B,).
 
     Source:
-        The names of the released code: karras is EDM's 1/t^2 + 1/sigma_data^2. inverse-gap, 1/(t - r), is Song & Dhariwal 2023,
-        arXiv 2310.14189, Eq. 9.
+        The names of the released code: karras is EDM's 1/t^2 + 1/sigma_data^2. inverse-gap, 1/(t -
+        r), is Song & Dhariwal 2023, arXiv 2310.14189, Eq. 9.
     """
     snr = t**-2
     match name:
@@ -75,7 +78,8 @@ class Loss(ABC):
         """The loss of every image of the batch."""
 
     def target_decay(self, index: int, total: int) -> float:
-        """Weight of the past in the target's average after step `index`; 0 means that the target is the student."""
+        """Weight of the past in the target's average after step `index`; 0 means that the target is
+        the student."""
         return 0.0
 
     def describe(self, index: int, total: int) -> dict[str, float]:
@@ -112,7 +116,8 @@ class PairLoss(Loss):
         x_t = roles.teacher.schedule.perturb(x, z, t)
         with torch.no_grad():
             x_r = roles.teacher.step(x_t, t, r, batch)
-        # Student and target must drop the same units: else the loss does not vanish where they agree.
+        # Student and target must drop the same units, else the loss does not vanish where they
+        # agree.
         state = rng_state(device)
         f_t = roles.student(x_t, t, batch.label)
         with torch.no_grad(), replay(state, device):

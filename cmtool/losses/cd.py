@@ -12,17 +12,19 @@ from cmtool.losses.base import PairLoss, Roles, Step
 
 @dataclass(frozen=True)
 class CD(PairLoss):
-    """lambda(t) d(f(x_t, t), f-(x_r, r)), x_r one solver step of the teacher from x_t, t > r neighbours on a grid.
+    """lambda(t) d(f(x_t, t), f-(x_r, r)), x_r one solver step of the teacher from x_t, t > r
+    neighbours on a grid.
 
     Source:
-        Song et al. 2023, arXiv 2303.01469, Algorithm 2. The paper keeps N fixed; a growing N is the curriculum of Song & Dhariwal 2023,
-        arXiv 2310.14189, Section 3.4.
+        Song et al. 2023, arXiv 2303.01469, Algorithm 2. The paper keeps N fixed; a growing N is the
+        curriculum of Song & Dhariwal 2023, arXiv 2310.14189, Section 3.4.
 
     Args:
         levels: N, the number of levels (at the end of training).
         levels_min: Levels at the start; they double in stages of equal length. None keeps N fixed.
         decay: mu, the target's decay; 0 makes the student its own target.
-        share_at_max: Share of every batch that starts from pure noise, in [0, 1]; the rest is spread evenly over the levels.
+        share_at_max: Share of every batch that starts from pure noise, in [0, 1]; the rest is
+            spread evenly over the levels.
     """
 
     needs_teacher_model: ClassVar[bool] = True
@@ -36,7 +38,8 @@ class CD(PairLoss):
         super().__post_init__()
         if not 2 <= (self.levels_min or 2) <= self.levels:
             raise ValueError(
-                f"needs 2 <= levels_min <= levels, got levels_min={self.levels_min}, levels={self.levels}"
+                f"needs 2 <= levels_min <= levels, got levels_min={self.levels_min}, "
+                f"levels={self.levels}"
             )
         if not 0 <= self.decay < 1:
             raise ValueError(f"needs 0 <= decay < 1, got decay={self.decay}")

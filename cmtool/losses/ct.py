@@ -11,11 +11,12 @@ from cmtool.losses.base import PairLoss, Roles, Step
 
 @dataclass(frozen=True)
 class CT(PairLoss):
-    """lambda(t) d(f(x + t z, t), f-(x + r z, r)) on neighbouring levels; more levels and a slower target as training goes on.
+    """lambda(t) d(f(x + t z, t), f-(x + r z, r)) on neighbouring levels; more levels and a slower
+    target as training goes on.
 
     Source:
-        Song et al. 2023, arXiv 2303.01469, Algorithm 3 and Appendix C. `form` says whose mu(k): the paper divides by N(k), the
-        released code by N(k) - 1.
+        Song et al. 2023, arXiv 2303.01469, Algorithm 3 and Appendix C. `form` says whose mu(k): the
+        paper divides by N(k), the released code by N(k) - 1.
 
     Args:
         levels_min: s0, number of levels at the start.
@@ -52,4 +53,6 @@ class CT(PairLoss):
         return {"N": self.levels(index, total), "mu": self.target_decay(index, total)}
 
     def pairs(self, roles: Roles, step: Step) -> tuple[Tensor, Tensor]:
-        return grid_pairs(roles.teacher.schedule, self.levels(step.index, step.total), step.rng.rand())
+        return grid_pairs(
+            roles.teacher.schedule, self.levels(step.index, step.total), step.rng.rand()
+        )

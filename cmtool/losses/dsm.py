@@ -10,11 +10,13 @@ from cmtool.tensors import Batch
 
 @dataclass(frozen=True)
 class DSM(Loss):
-    """lambda(t) mean((D(x + t z, t) - x)^2), ln t ~ N(p_mean, p_std^2), lambda = (t^2 + sd^2) / (t sd)^2.
+    """lambda(t) mean((D(x + t z, t) - x)^2), ln t ~ N(p_mean, p_std^2), lambda = (t^2 + sd^2) / (t
+    sd)^2.
 
     Source:
-        Karras et al. 2022, arXiv 2206.00364, Table 1 and Eq. 2. They sum over pixels; this is the mean, as in the consistency-model
-        code, so that the learning rate does not depend on the image size.
+        Karras et al. 2022, arXiv 2206.00364, Table 1 and Eq. 2. They sum over pixels; this is the
+        mean, as in the consistency-model code, so that the learning rate does not depend on the
+        image size.
 
     Args:
         p_mean: Mean of ln t.

@@ -12,8 +12,9 @@ class Network(ABC):
 
         forward(x, c_noise, label=None) -> F
 
-    with x (B, C, H, W) the scaled noisy image c_in * x_t, c_noise (B,) float32 the noise embedding's input, label (B,)
-    int64 in 0 .. num_classes - 1, -1 (or None for the whole batch) meaning "no class", and F (B, C, H, W).
+    with x (B, C, H, W) the scaled noisy image c_in * x_t, c_noise (B,) float32 the noise
+    embedding's input, label (B,) int64 in 0 .. num_classes - 1, -1 (or None for the whole batch)
+    meaning "no class", and F (B, C, H, W).
     """
 
     @abstractmethod

@@ -10,7 +10,8 @@ from cmtool.tensors import expand
 
 
 class Scales(NamedTuple):
-    """Signal and noise scales at times t and their derivatives with respect to t, each shaped as t."""
+    """Signal and noise scales at times t and their derivatives with respect to t, each shaped as
+    t."""
 
     alpha: Tensor
     sigma: Tensor
@@ -46,7 +47,8 @@ class Schedule(ABC):
 
     @final
     def grid(self, n: int) -> Tensor:
-        """n strictly decreasing times, (n,) float64, that begin at t_max and, for n > 1, end at t_min exactly.
+        """n strictly decreasing times, (n,) float64, that begin at t_max and, for n > 1, end at
+        t_min exactly.
 
         Raises:
             ValueError: n is below 1.
@@ -68,7 +70,8 @@ class Schedule(ABC):
 
     @final
     def renoise(self, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
-        """Brings model outputs, which are samples at t_min, to time t: (B, *), (B, *) and (B,) -> (B, *).
+        """Brings model outputs, which are samples at t_min, to time t: (B, *), (B, *) and (B,) ->
+        (B, *).
 
         For x_t = x + t z this is x + sqrt(t^2 - t_min^2) z, the re-noising of Algorithm 1.
 

@@ -16,8 +16,8 @@ class Karras(Schedule):
         t_i = (t_max^(1/rho) + i/(n-1) (t_min^(1/rho) - t_max^(1/rho)))^rho,  i = 0 .. n-1
 
     Source:
-        Karras et al. 2022, arXiv 2206.00364, Eq. 5. Song et al. 2023, arXiv 2303.01469, use the same levels in increasing
-        order; here they decrease, so that grid(n)[0] is pure noise.
+        Karras et al. 2022, arXiv 2206.00364, Eq. 5. Song et al. 2023, arXiv 2303.01469, use the
+        same levels in increasing order; here they decrease, so that grid(n)[0] is pure noise.
 
     Args:
         sigma_min: Smallest noise level, in units of pixel value (images are in [-1, 1]). > 0.

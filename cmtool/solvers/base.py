@@ -1,13 +1,15 @@
 """What an ODE solver is: one stateless step along the probability-flow ODE.
 
-Solvers work in the frame y = x / alpha, lambda = sigma / alpha, where every schedule's ODE is the same,
+Solvers work in the frame y = x / alpha, lambda = sigma / alpha, where every schedule's ODE is the
+same,
 
     dy / dlambda = (y - x0_hat) / lambda,
 
 so each is written once.
 
 Source:
-    Karras et al. 2022, arXiv 2206.00364, Eq. 4 and Section 4; the frame as in Lu et al. 2022, arXiv 2206.00927.
+    Karras et al. 2022, arXiv 2206.00364, Eq. 4 and Section 4; the frame as in Lu et al. 2022, arXiv
+    2206.00927.
 """
 
 from abc import ABC, abstractmethod
@@ -20,15 +22,14 @@ from cmtool.tensors import Denoise, expand
 
 
 class Solver(ABC):
-    """One step of an ODE solver. `order` is its global order, `nfe` its network evaluations a step; both are tested."""
+    """One step of an ODE solver. `order` is its global order, `nfe` its network evaluations a step;
+    both are tested."""
 
     order: ClassVar[int]
     nfe: ClassVar[int]
 
     @abstractmethod
-    def step(
-        self, denoise: Denoise, schedule: Schedule, x: Tensor, t: Tensor, r: Tensor
-    ) -> Tensor:
+    def step(self, denoise: Denoise, schedule: Schedule, x: Tensor, t: Tensor, r: Tensor) -> Tensor:
         """Moves x from times t to times r.
 
         Args:

@@ -12,19 +12,18 @@ from cmtool.tensors import Denoise
 
 @dataclass(frozen=True)
 class Euler(Solver):
-    """One denoiser call, then a straight line: y_r = y_t + (lambda_r - lambda_t) (y_t - x0_hat) / lambda_t.
+    """One denoiser call, then a straight line: y_r = y_t + (lambda_r - lambda_t) (y_t - x0_hat) /
+    lambda_t.
 
     Source:
-        Karras et al. 2022, arXiv 2206.00364, Algorithm 1 without its correction. Song et al. 2020, arXiv 2010.02502
-        (DDIM), is this step.
+        Karras et al. 2022, arXiv 2206.00364, Algorithm 1 without its correction. Song et al. 2020,
+        arXiv 2010.02502 (DDIM), is this step.
     """
 
     order: ClassVar[int] = 1
     nfe: ClassVar[int] = 1
 
-    def step(
-        self, denoise: Denoise, schedule: Schedule, x: Tensor, t: Tensor, r: Tensor
-    ) -> Tensor:
+    def step(self, denoise: Denoise, schedule: Schedule, x: Tensor, t: Tensor, r: Tensor) -> Tensor:
         y, lam = to_frame(schedule, x, t)
         _, lam_r = to_frame(schedule, x, r)
         slope = (y - denoise(x, t)) / lam

@@ -15,15 +15,14 @@ class Heun(Solver):
     """An Euler step, then the mean of the slopes at both ends.
 
     Source:
-        Karras et al. 2022, arXiv 2206.00364, Algorithm 1. Song et al. 2023, arXiv 2303.01469, distil with it.
+        Karras et al. 2022, arXiv 2206.00364, Algorithm 1. Song et al. 2023, arXiv 2303.01469,
+        distil with it.
     """
 
     order: ClassVar[int] = 2
     nfe: ClassVar[int] = 2
 
-    def step(
-        self, denoise: Denoise, schedule: Schedule, x: Tensor, t: Tensor, r: Tensor
-    ) -> Tensor:
+    def step(self, denoise: Denoise, schedule: Schedule, x: Tensor, t: Tensor, r: Tensor) -> Tensor:
         y, lam = to_frame(schedule, x, t)
         _, lam_r = to_frame(schedule, x, r)
         # Euler step.

@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from cmtool import checkpoint, images
 from cmtool import recipe as recipes
 from cmtool.checkpoint import Checkpoint, Meta
 from cmtool.data.base import ImageSet
-from cmtool.data.loader import Loader
 from cmtool.data.catalog import open_data
+from cmtool.data.loader import Loader
 from cmtool.denoiser import Denoiser
 from cmtool.errors import CheckpointError, RecipeError
 from cmtool.losses.base import Roles
@@ -27,8 +27,9 @@ from cmtool.solvers.euler import Euler
 from cmtool.teacher import Teacher
 from cmtool.training import StepReport, Trainer
 from cmtool.workflows._machine import resolve
+from cmtool.workflows._plan import plan_for
 from cmtool.workflows.load import Model, Say, pick_device, silent
-from cmtool.workflows.sample import draw, plan_for
+from cmtool.workflows.sample import draw
 
 GRID_SEED, GRID_COLUMNS, GRID_ROWS = 0, 8, 4
 
@@ -152,7 +153,9 @@ def load_data(recipe: Recipe, job: Job, say: Say) -> ImageSet:
             "--set data.conditional=false, or sort the images into sub-folders",
         )
     if settings.flip and not data.flip_ok:
-        say(f"note: data.flip = true mirrors '{settings.name}', whose images have a right way round")
+        say(
+            f"note: data.flip = true mirrors '{settings.name}', whose images have a right way round"
+        )
     return data
 
 
@@ -166,9 +169,13 @@ def prepare(
     """
     device = pick_device(recipe.train.device)
     recipe = replace(recipe, train=resolve(recipe.train, device, say))
-    if recipe.denoiser.precond == "consistency" and recipe.denoiser.boundary > recipe.schedule.t_min:
+    if (
+        recipe.denoiser.precond == "consistency"
+        and recipe.denoiser.boundary > recipe.schedule.t_min
+    ):
         raise RecipeError(
-            f"denoiser.boundary {recipe.denoiser.boundary} is above schedule.sigma_min {recipe.schedule.t_min}",
+            f"denoiser.boundary {recipe.denoiser.boundary} is above schedule.sigma_min "
+            f"{recipe.schedule.t_min}",
             f"--set denoiser.boundary={recipe.schedule.t_min}",
         )
     classes = data.classes if recipe.data.conditional else ()
@@ -201,7 +208,8 @@ def copy_weights(source: Model, student: Denoiser) -> None:
     )
     if differ:
         raise CheckpointError(
-            f"{source.source} has another architecture than the student: {', '.join(differ[:4])}, ...",
+            f"{source.source} has another architecture than the student: "
+            f"{', '.join(differ[:4])}, ...",
             "leave [network] out of the recipe, or train without --init",
         )
     student.network.load_state_dict(given)
@@ -313,9 +321,12 @@ def _check_out(out: Path, job: Job) -> None:
     if job.resume or job.overwrite or not out.exists():
         return
     if out.is_file() or any(out.iterdir()):
-        free = next(p for i in range(2, 10**6) if not (p := out.with_name(f"{out.name}-{i}")).exists())
+        free = next(
+            p for i in range(2, 10**6) if not (p := out.with_name(f"{out.name}-{i}")).exists()
+        )
         raise CheckpointError(
-            f"'{out}' is there already", f"--resume goes on, --overwrite starts anew, --out {free} is free"
+            f"'{out}' is there already",
+            f"--resume goes on, --overwrite starts anew, --out {free} is free",
         )
 
 
@@ -326,8 +337,8 @@ def _say_split(trainer: Trainer, say: Say) -> None:
 
 
 def _log(out: Path, report: StepReport) -> None:
-    line = {**report._asdict(), **report.stats}
-    del line["stats"]
+    line = asdict(report)
+    line |= line.pop("stats")
     with (out / "log.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
 

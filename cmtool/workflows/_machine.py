@@ -12,7 +12,8 @@ from cmtool.workflows.load import Say
 
 
 def resolve(settings: TrainSettings, device: torch.device, say: Say) -> TrainSettings:
-    """Replaces what the machine decides: device "auto", precision "auto" and compilation without a compiler.
+    """Replaces what the machine decides: device "auto", precision "auto" and compilation without a
+    compiler.
 
     Raises:
         DeviceError: A precision was asked for by name that the device does not have.
@@ -33,7 +34,7 @@ def resolve(settings: TrainSettings, device: torch.device, say: Say) -> TrainSet
 def has_bf16(device: torch.device) -> bool:
     """Whether bf16 is done in hardware there."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return False

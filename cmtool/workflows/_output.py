@@ -1,4 +1,5 @@
-"""Where drawn images go: a folder of PNG files with a grid, one grid, or an ADM-style npz. Each takes one batch at a time."""
+"""Where drawn images go: a folder of PNG files with a grid, one grid, or an ADM-style npz. Each
+takes one batch at a time."""
 
 import math
 import os
@@ -39,7 +40,11 @@ def open_writer(target: Path, n: int, shape: tuple[int, int, int]) -> Iterator[W
     Raises:
         DataError: The disk is full, the folder is not writable or the suffix is unknown.
     """
-    kinds: dict[str, type[Folder] | type[Grid] | type[Npz]] = {"": Folder, ".png": Grid, ".npz": Npz}
+    kinds: dict[str, type[Folder] | type[Grid] | type[Npz]] = {
+        "": Folder,
+        ".png": Grid,
+        ".npz": Npz,
+    }
     if target.suffix not in kinds or (target.suffix and target.is_dir()):
         raise DataError(f"cannot write images to '{target}'", "a folder, a .png or a .npz file")
     try:
@@ -48,7 +53,9 @@ def open_writer(target: Path, n: int, shape: tuple[int, int, int]) -> Iterator[W
         yield writer
         writer.close()
     except OSError as error:
-        raise DataError(f"cannot write '{target}': {error.strerror or error}", "free space or another --out") from None
+        raise DataError(
+            f"cannot write '{target}': {error.strerror or error}", "free space or another --out"
+        ) from None
 
 
 def _square(n: int) -> int:
@@ -71,7 +78,8 @@ class Grid:
 
 
 class Folder:
-    """00000.png, 00001.png, ..., labels.txt for a conditional model, and grid.png of the first images."""
+    """00000.png, 00001.png, ..., labels.txt for a conditional model, and grid.png of the first
+    images."""
 
     def __init__(self, target: Path, n: int, shape: tuple[int, int, int]) -> None:
         if target.is_file():
@@ -101,7 +109,8 @@ class Folder:
 
 
 class Npz:
-    """`arr_0` uint8 (N, H, W, C) and, for a conditional model, `arr_1` int64 (N,): what ADM's evaluator reads."""
+    """`arr_0` uint8 (N, H, W, C) and, for a conditional model, `arr_1` int64 (N,): what ADM's
+    evaluator reads."""
 
     def __init__(self, target: Path, n: int, shape: tuple[int, int, int]) -> None:
         channels, height, width = shape

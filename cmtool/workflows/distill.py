@@ -48,7 +48,7 @@ def _check_teacher(model: Model, recipe: Recipe, data: ImageSet) -> None:
             "train one: cmtool train --method dsm --data ...",
         )
     if teacher.image_shape != data.image_shape:
-        theirs, ours = ("x".join(map(str, shape)) for shape in (teacher.image_shape, data.image_shape))
+        theirs, ours = "x".join(map(str, teacher.image_shape)), "x".join(map(str, data.image_shape))
         raise CheckpointError(
             f"the teacher makes {theirs} images (CxHxW), '{data.name}' has {ours}",
             f"--set data.image_size={teacher.image_shape[1]}, or another teacher",
@@ -74,7 +74,7 @@ def _follow(model: Model, recipe: Recipe, say: Say) -> Recipe:
         noise_scale=theirs.denoiser.noise_scale,
         boundary=schedule.t_min,
     )
-    say(f"teacher {model.source}: {type(theirs.network).__name__}, {model.denoiser.num_classes} classes")
+    say(f"teacher {model.source}: {type(theirs.network).__name__}")
     return replace(
         recipe,
         network=recipe.network or theirs.network,

@@ -17,7 +17,16 @@ from cmtool.errors import DataError
 from cmtool.workflows._machine import cpp_compiler, has_bf16
 from cmtool.workflows.load import open_model
 
-PACKAGES = ("cmtool", "torch", "torchvision", "accelerate", "numpy", "safetensors", "lpips", "clean-fid")
+PACKAGES = (
+    "cmtool",
+    "torch",
+    "torchvision",
+    "accelerate",
+    "numpy",
+    "safetensors",
+    "lpips",
+    "clean-fid",
+)
 
 
 def describe(
@@ -85,7 +94,8 @@ def _data(what: str, data_dir: Path | None) -> dict[str, str]:
     described = {
         "data": data.name,
         "images": f"{len(data):,} of {width}x{height}, {channels} channel(s)",
-        "classes": ", ".join(data.classes[:12]) + (" ..." if data.num_classes > 12 else "") or "none",
+        "classes": ", ".join(data.classes[:12]) + (" ..." if data.num_classes > 12 else "")
+        or "none",
         "held in memory": "yes" if data.in_memory else "no, decoded on demand",
         "mirroring": "may help (data.flip)" if data.flip_ok else "would spoil the images",
     }
@@ -101,7 +111,9 @@ def _machine() -> dict[str, str]:
         except PackageNotFoundError:
             described[package] = "not installed"
     devices = ["cpu"]
-    devices += [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    devices += [
+        f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())
+    ]
     devices += ["mps"] if torch.backends.mps.is_available() else []
     best = torch.device(devices[1].split()[0].split(":")[0] if len(devices) > 1 else "cpu")
     return described | {

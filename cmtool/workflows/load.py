@@ -52,15 +52,17 @@ def load(
     """Loads a model.
 
     Args:
-        model: A checkpoint or run directory, a `.safetensors` or `.pt` file of this tool, or an OpenAI-style `.pt` state dict.
-        weights: Which weights of a directory: "ema" (the first average), "student" or a stored name.
+        model: A checkpoint or run directory, a `.safetensors` or `.pt` file of this tool, or an
+            OpenAI-style `.pt` state dict.
+        weights: Which weights of a directory: "ema" (the first average), "student" or a stored
+            name.
         device: Where to put it; None is the best device of this machine.
-        facts: What an OpenAI-style file does not tell: image_size, head_channels, precond ("edm" or "consistency"), sigma_min,
-            sigma_max.
+        facts: What an OpenAI-style file does not tell: image_size, head_channels, precond ("edm" or
+            "consistency"), sigma_min, sigma_max.
 
     Returns:
-        The denoiser, float32, in evaluation mode. Call it as `denoiser(x, t, label=None)`: x (B, C, H, W) is images in [-1, 1] plus
-        noise of standard deviation t.
+        The denoiser, float32, in evaluation mode. Call it as `denoiser(x, t, label=None)`: x (B, C,
+        H, W) is images in [-1, 1] plus noise of standard deviation t.
 
     Raises:
         CheckpointError: There is no model there, or it is damaged.
@@ -96,7 +98,8 @@ def open_model(
         return Model(found.denoiser(weights), found.recipe, found.meta, str(found.path))
     if not path.is_file():
         raise CheckpointError(
-            f"there is no model '{path}'", "a model is a run directory, a .safetensors or a .pt file"
+            f"there is no model '{path}'",
+            "a model is a run directory, a .safetensors or a .pt file",
         )
     config, state = _read_file(path)
     if config is not None:
@@ -115,7 +118,8 @@ def open_model(
 def _from_openai(
     path: Path, state: dict[str, Tensor], facts: Mapping[str, Any], image_size: int | None, say: Say
 ) -> Model:
-    """A model from OpenAI's layout; what neither tensors, facts nor file name tell is assumed aloud."""
+    """A model from OpenAI's layout; what neither tensors, facts nor file name tell is assumed
+    aloud."""
     known = openai.facts_from_name(path.name) | dict(facts)
     assumed: dict[str, Any] = {
         "head_channels": 64,
@@ -188,7 +192,9 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise DeviceError(f"no device '{device}' here: {reason}", "--device cpu, cuda or mps") from None
+        raise DeviceError(
+            f"no device '{device}' here: {reason}", "--device cpu, cuda or mps"
+        ) from None
     return chosen
 
 

@@ -1,7 +1,6 @@
 """Draws images from a model."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,41 +8,45 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cmtool import images, registry
+from cmtool import images
 from cmtool.denoiser import Denoiser
 from cmtool.errors import CheckpointError, RecipeError
 from cmtool.rng import SeedRng
 from cmtool.sampling import sample_consistency, sample_ode, start_noise
-from cmtool.solvers.base import Solver
 from cmtool.workflows._output import open_writer
+from cmtool.workflows._plan import Plan, parse_times, plan_for
 from cmtool.workflows.load import Say, load, open_model, pick_device, silent
 
 DIFFUSION_NFE = 35
-"""Network evaluations for a diffusion model unless told otherwise: Heun on 18 levels, as EDM for CIFAR-10."""
+"""Network evaluations for a diffusion model unless told otherwise: Heun on 18 levels, as EDM for
+CIFAR-10."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How every image is drawn.
+class Request:
+    """What a user asks of `sample`.
 
     Args:
-        times: Decreasing noise levels, (n,) float64.
-        solvers: One for each interval of a diffusion model's path; empty for a consistency model.
-        nfe: Network evaluations for each image.
+        n: Images 0 .. n - 1 of the seed.
+        steps: Network evaluations for each image.
+        times: Noise levels instead, as typed, see `parse_times`.
+        solver: A solver by name, for diffusion models.
+        seed: Non-negative.
+        label: A class by number or name; None draws one for each image.
+        out: Folder, `.png` or `.npz`; None is a free folder under `samples/`.
+        overwrite: Whether `out` may exist.
+        batch_size: Images at a time; None suits the device.
     """
 
-    times: Tensor
-    solvers: tuple[Solver, ...]
-    nfe: int
-
-    def __str__(self) -> str:
-        levels = ", ".join(f"{t:.4g}" for t in self.times[:6].tolist())
-        more = f", ... {self.times[-1]:.4g}" if len(self.times) > 6 else ""
-        kinds = {name: 0 for name in (type(s).__name__.lower() for s in self.solvers)}
-        for solver in self.solvers:
-            kinds[type(solver).__name__.lower()] += 1
-        path = "".join(f"{count} {name} steps, " for name, count in kinds.items())
-        return f"NFE {self.nfe} ({path}noise levels {levels}{more})"
+    n: int = 64
+    steps: int | None = None
+    times: str | None = None
+    solver: str | None = None
+    seed: int = 0
+    label: str | None = None
+    out: Path | None = None
+    overwrite: bool = False
+    batch_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -53,104 +56,6 @@ class SampleReport:
     paths: tuple[Path, ...]
     plan: Plan
     images: int
-
-
-def plan_for(
-    model: Denoiser,
-    steps: int | None = None,
-    times: Sequence[float] | None = None,
-    solver: str | None = None,
-) -> Plan:
-    """Chooses noise levels and solvers so that `steps` is the number of network evaluations.
-
-    Raises:
-        RecipeError: The wishes contradict each other or the model.
-    """
-    if steps is not None and times is not None:
-        raise RecipeError("--steps and --times exclude each other", "--times alone says how many")
-    if steps is not None and steps < 1:
-        raise RecipeError(f"--steps must be at least 1, got {steps}")
-    if times is not None:
-        _check_times(model, times)
-    if model.kind == "consistency":
-        if solver is not None:
-            raise RecipeError(
-                f"--solver {solver} needs a diffusion model; this is a consistency model",
-                "drop --solver, or pass --times",
-            )
-        levels = consistency_times(model, steps or 1) if times is None else torch.tensor(times).double()
-        return Plan(levels, (), len(levels))
-    return _ode_plan(model, steps, times, solver or "heun")
-
-
-def consistency_times(model: Denoiser, steps: int) -> Tensor:
-    """Default noise levels of a consistency model: t_max, then the schedule's spacing down to 3.2 sigma_data / steps.
-
-    Two steps re-noise to 0.8 for sigma_data 0.5, next to the 0.821 of Song & Dhariwal 2023, arXiv 2310.14189.
-    """
-    if steps == 1:
-        return model.schedule.grid(1)
-    last = torch.tensor(3.2 * model.precond.sigma_data / steps, dtype=torch.float64)
-    low = torch.tensor(model.schedule.t_min, dtype=torch.float64)
-    start = model.schedule.grid(1)[0]
-    return model.schedule.between(start, torch.maximum(last, low), steps)
-
-
-def _ode_plan(
-    model: Denoiser, steps: int | None, times: Sequence[float] | None, name: str
-) -> Plan:
-    main: Solver = registry.load("solvers", name)()
-    euler: Solver = registry.load("solvers", "euler")()
-    if times is not None:
-        solvers = (main,) * (len(times) - 1)
-        return Plan(torch.tensor(times).double(), solvers, main.nfe * len(solvers) + 1)
-    nfe = steps or DIFFUSION_NFE
-    # One evaluation removes the noise that is left at the end; what the solver cannot use exactly goes to Euler steps.
-    full, rest = divmod(nfe - 1, main.nfe)
-    solvers = (main,) * full + (euler,) * rest
-    return Plan(model.schedule.grid(len(solvers) + 1), solvers, nfe)
-
-
-def parse_times(text: str, sigma_data: float) -> list[float]:
-    """`80,0.8` to noise levels; `trig:1.1` is an angle of TrigFlow, converted by sigma = sigma_data tan(t).
-
-    Raises:
-        RecipeError: Something in it is no number.
-
-    Example:
-        >>> [round(t, 4) for t in parse_times("80,trig:1.1", 0.5)]
-        [80.0, 0.9824]
-    """
-    levels = []
-    for part in text.split(","):
-        kind, _, number = part.strip().rpartition(":")
-        try:
-            value = float(number)
-        except ValueError:
-            raise RecipeError(f"--times: '{part.strip()}' is not a number", "--times 80,0.8") from None
-        if kind not in ("", "trig"):
-            raise RecipeError(f"--times: unknown kind '{kind}'", "80 is a noise level, trig:1.1 an angle")
-        if kind == "trig" and not 0 < value < math.pi / 2:
-            raise RecipeError(f"--times: an angle lies between 0 and pi/2, got {value:g}")
-        levels.append(sigma_data * math.tan(value) if kind == "trig" else value)
-    return levels
-
-
-def _check_times(model: Denoiser, times: Sequence[float]) -> None:
-    text = ",".join(f"{t:g}" for t in times)
-    if not times:
-        raise RecipeError("--times needs at least one noise level")
-    if any(not np.isfinite(t) for t in times):
-        raise RecipeError(f"--times must be finite numbers, got {text}")
-    ordered = sorted(set(times), reverse=True)
-    if list(times) != ordered:
-        hint = "--times " + ",".join(f"{t:g}" for t in ordered)
-        raise RecipeError(f"--times must decrease, got {text}", hint)
-    low, high = model.schedule.span
-    if times[0] > high:
-        raise RecipeError(f"--times {times[0]:g} is above the model's largest noise level {high:g}")
-    if times[-1] < low:
-        raise RecipeError(f"--times {times[-1]:g} is below the model's smallest noise level {low:g}")
 
 
 def draw(
@@ -166,7 +71,8 @@ def draw(
         label: Their class; None draws one for each from (seed, i).
 
     Returns:
-        (n, C, H, W) float32 images, nominally in [-1, 1], on the CPU, and their labels (n,) or None.
+        (n, C, H, W) float32 images, nominally in [-1, 1], on the CPU, and their labels (n,) or
+        None.
     """
     rng = SeedRng(seed, numbers, model.device)
     labels = None
@@ -199,7 +105,8 @@ def sample(
     Args:
         model: A loaded model, or what `load` takes.
         n: How many.
-        steps: Network evaluations for each image; None is 1 for a consistency model and 35 for a diffusion model.
+        steps: Network evaluations for each image; None is 1 for a consistency model and 35 for a
+            diffusion model.
         times: Decreasing noise levels instead of `steps`.
         seed: Non-negative.
         label: A class, by number or name; None draws one for each image.
@@ -223,54 +130,49 @@ def sample(
 
 def sample_to_files(
     path: Path,
+    request: Request,
     *,
-    n: int,
-    steps: int | None = None,
-    times: str | None = None,
-    solver: str | None = None,
-    seed: int = 0,
-    label: str | None = None,
-    out: Path | None = None,
-    overwrite: bool = False,
     weights: str = "ema",
+    facts: Mapping[str, object] | None = None,
     device: str | None = None,
-    batch_size: int | None = None,
-    facts: dict[str, object] | None = None,
     say: Say = silent,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> SampleReport:
-    """Draws images into a folder of PNG files with a grid, one grid (`.png`) or an ADM-style `.npz`; constant memory.
+    """Draws images into a folder of PNG files with a grid, one grid (`.png`) or an ADM-style
+    `.npz`; constant memory.
 
     Args:
         path: The model.
-        times: As typed, see `parse_times`.
-        out: Folder, `.png` or `.npz`; None is a free folder under `samples/`.
-        overwrite: Whether `out` may exist.
+        request: What to draw, and where to.
+        weights: See `load`.
+        facts: See `load`.
+        device: See `load`.
+        say: Is told what is drawn how.
         progress: Is told (images done, images in all).
 
     Raises:
         CmtoolError: As `sample`; also if `out` exists or cannot be written.
     """
-    _check_request(n, seed)
+    _check_request(request.n, request.seed)
+    if request.batch_size is not None and request.batch_size < 1:
+        raise RecipeError(f"--batch-size must be at least 1, got {request.batch_size}")
     opened = open_model(path, weights=weights, facts=facts, say=say)
     model = opened.denoiser.to(pick_device(device))
-    levels = None if times is None else parse_times(times, model.precond.sigma_data)
-    plan = plan_for(model, steps, levels, solver)
-    chosen = pick_label(model, label)
-    if batch_size is not None and batch_size < 1:
-        raise RecipeError(f"--batch-size must be at least 1, got {batch_size}")
-    target = out or _free_folder(path, plan)
-    if target.exists() and not overwrite:
+    times = None if request.times is None else parse_times(request.times, model.precond.sigma_data)
+    plan = plan_for(model, request.steps, times, request.solver)
+    chosen = pick_label(model, request.label)
+    target = request.out or _free_folder(path, plan)
+    if target.exists() and not request.overwrite:
         raise CheckpointError(f"'{target}' is there already", "--overwrite, or another --out")
     say(f"{model.kind} model {opened.source}: {plan}")
-    batches = chunks(n, batch_size or default_batch(model))
-    with open_writer(target, n, model.image_shape) as writer:
+    batches = chunks(request.n, request.batch_size or default_batch(model))
+    with open_writer(target, request.n, model.image_shape) as writer:
         for numbers in batches:
-            x, labels = draw(model, plan, numbers, seed, chosen)
+            x, labels = draw(model, plan, numbers, request.seed, chosen)
             pixels = images.to_uint8(x).permute(0, 2, 3, 1).numpy()
             writer.write(pixels, None if labels is None else labels.numpy())
-            progress(numbers.stop, n)
-    return SampleReport(writer.paths, plan, n)
+            progress(numbers.stop, request.n)
+    return SampleReport(writer.paths, plan, request.n)
 
 
 def pick_label(model: Denoiser, label: int | str | None) -> int | None:

@@ -29,8 +29,6 @@ def plan(job: Job, init: Path | None, facts: dict[str, object], listeners: Liste
             f"loss '{name}' needs a teacher model",
             f"cmtool distill --teacher MODEL --method {name}, or train one first: --method dsm",
         )
-    if recipe.network is None:
-        raise RecipeError("the recipe has no [network]", "--set network.name=tiny")
     data = load_data(recipe, job, say)
     start = None
     if init is not None:

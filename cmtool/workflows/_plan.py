@@ -1,0 +1,146 @@
+"""From a wish (`--steps`, `--times`, `--solver`) to noise levels and solvers."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cmtool import registry
+from cmtool.denoiser import Denoiser
+from cmtool.errors import RecipeError
+from cmtool.solvers.base import Solver
+
+DIFFUSION_NFE = 35
+"""Evaluations for a diffusion model unless told otherwise: Heun on 18 levels, EDM for CIFAR-10."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How every image is drawn.
+
+    Args:
+        times: Decreasing noise levels, (n,) float64.
+        solvers: One for each interval of a diffusion model's path; empty for a consistency model.
+        nfe: Network evaluations for each image.
+    """
+
+    times: Tensor
+    solvers: tuple[Solver, ...]
+    nfe: int
+
+    def __str__(self) -> str:
+        levels = ", ".join(f"{t:.4g}" for t in self.times[:6].tolist())
+        more = f", ... {self.times[-1]:.4g}" if len(self.times) > 6 else ""
+        kinds = Counter(type(solver).__name__.lower() for solver in self.solvers)
+        path = "".join(f"{count} {name} steps, " for name, count in kinds.items())
+        return f"NFE {self.nfe} ({path}noise levels {levels}{more})"
+
+
+def plan_for(
+    model: Denoiser,
+    steps: int | None = None,
+    times: Sequence[float] | None = None,
+    solver: str | None = None,
+) -> Plan:
+    """Chooses noise levels and solvers so that `steps` is the number of network evaluations.
+
+    Raises:
+        RecipeError: The wishes contradict each other or the model.
+    """
+    if steps is not None and times is not None:
+        raise RecipeError("--steps and --times exclude each other", "--times alone says how many")
+    if steps is not None and steps < 1:
+        raise RecipeError(f"--steps must be at least 1, got {steps}")
+    if times is not None:
+        _check_times(model, times)
+    if model.kind == "consistency":
+        if solver is not None:
+            raise RecipeError(
+                f"--solver {solver} needs a diffusion model; this is a consistency model",
+                "drop --solver, or pass --times",
+            )
+        levels = (
+            consistency_times(model, steps or 1) if times is None else torch.tensor(times).double()
+        )
+        return Plan(levels, (), len(levels))
+    return _ode_plan(model, steps, times, solver or "heun")
+
+
+def consistency_times(model: Denoiser, steps: int) -> Tensor:
+    """Default noise levels of a consistency model: t_max, then the schedule's spacing down to 3.2
+    sigma_data / steps.
+
+    Two steps re-noise to 0.8 for sigma_data 0.5, next to the 0.821 of Song & Dhariwal 2023, arXiv
+    2310.14189.
+    """
+    if steps == 1:
+        return model.schedule.grid(1)
+    last = torch.tensor(3.2 * model.precond.sigma_data / steps, dtype=torch.float64)
+    low = torch.tensor(model.schedule.t_min, dtype=torch.float64)
+    start = model.schedule.grid(1)[0]
+    return model.schedule.between(start, torch.maximum(last, low), steps)
+
+
+def _ode_plan(model: Denoiser, steps: int | None, times: Sequence[float] | None, name: str) -> Plan:
+    main: Solver = registry.load("solvers", name)()
+    euler: Solver = registry.load("solvers", "euler")()
+    if times is not None:
+        solvers = (main,) * (len(times) - 1)
+        return Plan(torch.tensor(times).double(), solvers, main.nfe * len(solvers) + 1)
+    nfe = steps or DIFFUSION_NFE
+    # One evaluation removes the noise that is left at the end; a remainder goes to Euler steps.
+    full, rest = divmod(nfe - 1, main.nfe)
+    solvers = (main,) * full + (euler,) * rest
+    return Plan(model.schedule.grid(len(solvers) + 1), solvers, nfe)
+
+
+def parse_times(text: str, sigma_data: float) -> list[float]:
+    """`80,0.8` to noise levels; `trig:1.1` is an angle of TrigFlow, converted by sigma = sigma_data
+    tan(t).
+
+    Raises:
+        RecipeError: Something in it is no number.
+
+    Example:
+        >>> [round(t, 4) for t in parse_times("80,trig:1.1", 0.5)]
+        [80.0, 0.9824]
+    """
+    levels = []
+    for part in text.split(","):
+        kind, _, number = part.strip().rpartition(":")
+        try:
+            value = float(number)
+        except ValueError:
+            raise RecipeError(
+                f"--times: '{part.strip()}' is not a number", "--times 80,0.8"
+            ) from None
+        if kind not in ("", "trig"):
+            raise RecipeError(
+                f"--times: unknown kind '{kind}'", "80 is a noise level, trig:1.1 an angle"
+            )
+        if kind == "trig" and not 0 < value < math.pi / 2:
+            raise RecipeError(f"--times: an angle lies between 0 and pi/2, got {value:g}")
+        levels.append(sigma_data * math.tan(value) if kind == "trig" else value)
+    return levels
+
+
+def _check_times(model: Denoiser, times: Sequence[float]) -> None:
+    text = ",".join(f"{t:g}" for t in times)
+    if not times:
+        raise RecipeError("--times needs at least one noise level")
+    if not all(map(math.isfinite, times)):
+        raise RecipeError(f"--times must be finite numbers, got {text}")
+    ordered = sorted(set(times), reverse=True)
+    if list(times) != ordered:
+        hint = "--times " + ",".join(f"{t:g}" for t in ordered)
+        raise RecipeError(f"--times must decrease, got {text}", hint)
+    low, high = model.schedule.span
+    if times[0] > high:
+        raise RecipeError(f"--times {times[0]:g} is above the model's largest noise level {high:g}")
+    if times[-1] < low:
+        raise RecipeError(
+            f"--times {times[-1]:g} is below the model's smallest noise level {low:g}"
+        )

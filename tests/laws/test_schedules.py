@@ -1,0 +1,99 @@
+"""Laws of every schedule in the registry."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cmtool import registry
+from cmtool.schedules.karras import Karras
+
+SCHEDULES = registry.names("schedules")
+
+
+@pytest.fixture(params=SCHEDULES)
+def schedule(request):
+    return registry.load("schedules", request.param)()
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 40, 1280])
+def test_grid_falls_from_end_to_end_exactly(schedule, n):
+    grid = schedule.grid(n)
+    assert grid.dtype == torch.float64
+    assert grid.shape == (n,)
+    assert grid[0] == schedule.t_max
+    assert n == 1 or grid[-1] == schedule.t_min
+    assert (grid.diff() < 0).all()
+
+
+@given(
+    low=st.floats(1e-4, 1.0), factor=st.floats(1.5, 1e5), rho=st.floats(0.5, 12), n=st.integers(2, 64)
+)
+def test_karras_grid_keeps_its_law_for_any_range(low, factor, rho, n):
+    grid = Karras(low, low * factor, rho).grid(n)
+    assert grid[0] == low * factor
+    assert grid[-1] == low
+    assert (grid.diff() < 0).all()
+
+
+def test_grid_of_nothing_is_refused(schedule):
+    with pytest.raises(ValueError, match="at least one time"):
+        schedule.grid(0)
+
+
+def test_noise_to_signal_grows_with_time(schedule):
+    scales = schedule(schedule.grid(100))
+    assert ((scales.sigma / scales.alpha).diff() < 0).all()
+
+
+def test_derivatives_equal_finite_differences(schedule):
+    t = schedule.grid(50)[1:-1]
+    h = 1e-6 * t
+    up, down, here = schedule(t + h), schedule(t - h), schedule(t)
+    torch.testing.assert_close((up.alpha - down.alpha) / (2 * h), here.d_alpha, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close((up.sigma - down.sigma) / (2 * h), here.d_sigma, rtol=1e-6, atol=1e-9)
+    assert all(part.dtype == torch.float64 for part in here)
+
+
+def test_between_keeps_its_ends_and_order(schedule):
+    t, r = schedule.grid(4)[:2], schedule.grid(4)[2:]
+    times = schedule.between(t, r, 5)
+    torch.testing.assert_close(times[0], t)
+    torch.testing.assert_close(times[-1], r)
+    assert (times.diff(dim=0) < 0).all()
+
+
+def test_renoised_output_has_the_marginal_of_its_time(schedule):
+    """x at t_min plus the noise of `renoise` has the standard deviation of x at t."""
+    torch.manual_seed(0)
+    n, std = 200_000, 0.6
+    x0, z = torch.randn(n, 1, dtype=torch.float64) * std, torch.randn(n, 1, dtype=torch.float64)
+    t = schedule.grid(5)[1].expand(n)
+    low = torch.full_like(t, schedule.t_min)
+    again = schedule.renoise(schedule.perturb(x0, torch.randn_like(z), low), z, t)
+    scales = schedule(t[:1])
+    expected = ((scales.alpha * std) ** 2 + scales.sigma**2).sqrt()
+    # 5 standard errors of a standard deviation.
+    assert abs(again.std() / expected - 1) < 5 / (2 * n) ** 0.5
+
+
+def test_karras_matches_the_papers_closed_form():
+    i = torch.arange(18, dtype=torch.float64)
+    low, high = 0.002 ** (1 / 7), 80 ** (1 / 7)
+    torch.testing.assert_close(
+        Karras().grid(18), (high + i / 17 * (low - high)) ** 7, rtol=1e-12, atol=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("index", "levels", "sigma"),
+    [(22, 40, 1.3824), (106, 201, 1.9128), (17, 40, 4.3656), (11, 18, 0.5853), (67, 151, 3.9912)],
+)
+def test_published_two_step_indices_are_these_noise_levels(index, levels, sigma):
+    assert float(Karras().grid(levels)[index]) == pytest.approx(sigma, abs=5e-5)
+
+
+@pytest.mark.parametrize("bad", [(0.0, 80.0), (-1.0, 80.0), (2.0, 1.0), (1.0, 1.0)])
+def test_karras_refuses_a_wrong_range(bad):
+    with pytest.raises(ValueError, match="0 < sigma_min < sigma_max"):
+        Karras(*bad)
