@@ -13,9 +13,7 @@ MEAN, VARIANCE = 0.2, 0.36
 class Gaussian:
     """Independent pixels N(mean, variance) under any schedule, in the frame y = x / alpha."""
 
-    def __init__(
-        self, schedule: Schedule, mean: float = MEAN, variance: float = VARIANCE
-    ) -> None:
+    def __init__(self, schedule: Schedule, mean: float = MEAN, variance: float = VARIANCE) -> None:
         self.schedule, self.mean, self.variance = schedule, mean, variance
 
     def _frame(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -43,7 +41,7 @@ class Gaussian:
 class Exact(nn.Module):
     """A network whose `Denoiser` is a given function: F = (D(x, t) - c_skip x) / c_out."""
 
-    def __init__(self, function, precond) -> None:  # noqa: ANN001
+    def __init__(self, function, precond) -> None:
         super().__init__()
         self.function, self.precond = function, precond
         self.anchor = nn.Parameter(torch.zeros((), dtype=torch.float64))
@@ -56,7 +54,7 @@ class Exact(nn.Module):
         return raw + 0 * self.anchor
 
 
-def model(function, schedule: Schedule, kind: str, shape: tuple[int, int, int]) -> Denoiser:  # noqa: ANN001
+def model(function, schedule: Schedule, kind: str, shape: tuple[int, int, int]) -> Denoiser:
     """A float64 Denoiser that computes `function(x, t)`."""
     precond = EDM() if kind == "diffusion" else Consistency(boundary=schedule.t_min)
     return Denoiser(Exact(function, precond).double(), precond, schedule, kind, shape).double()

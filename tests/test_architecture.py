@@ -58,7 +58,7 @@ COMPONENT_KINDS = ("losses", "editors", "networks", "schedules", "solvers")
 # In these folders a file stands for itself: it imports `base` and `_private` files, no sibling.
 SIBLINGS_APART = (*COMPONENT_KINDS, "workflows")
 # `load` is `cmtool.load`: every workflow begins with a model.
-SHARED = ("base", "load")
+SHARED = ("base", "load", "fit")
 # Third party, and the modules of ours that may name it. The rest of R1 to R8 is ruff's.
 ONLY_IN = {
     "PIL": ["cmtool.images"],

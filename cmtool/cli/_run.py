@@ -7,7 +7,7 @@ from cmtool.cli._console import result, say, training_bar
 from cmtool.cli._options import RunOptions
 
 if TYPE_CHECKING:
-    from cmtool.workflows._fit import Job, Listeners, Prepared
+    from cmtool.workflows.fit import Job, Listeners, Prepared
 
 
 def run(
@@ -17,7 +17,7 @@ def run(
 ) -> None:
     """Plans a run; then prints the plan for `--dry-run`, or trains."""
     from cmtool import recipe as recipes
-    from cmtool.workflows._fit import Job, Listeners, fit
+    from cmtool.workflows.fit import Job, Listeners, fit
 
     job = Job(
         recipe,

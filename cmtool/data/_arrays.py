@@ -4,6 +4,7 @@ import gzip
 import tarfile
 import zlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,7 +78,8 @@ def npz_shards(folder: Path, split: str, expected: Expected) -> Raw | None:
         shards = sorted(numbered, key=lambda path: int(path.stem[len(split) + 1 :]))
     if not shards:
         return None
-    parts = [npz_arrays(path, "images", "labels") for path in shards]
+    with ThreadPoolExecutor() as pool:
+        parts = list(pool.map(lambda path: npz_arrays(path, "images", "labels"), shards))
     try:
         images = np.concatenate([part[0] for part in parts])
         labels = np.concatenate([part[1] for part in parts])

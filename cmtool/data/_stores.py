@@ -61,15 +61,16 @@ def _visible(name: str) -> bool:
     return not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
+def _unreadable(problem: OSError) -> None:
+    """Without it, `os.walk` would silently leave out a folder that may not be read."""
+    raise problem
+
+
 def folder_store(root: Path, where: str) -> Store:
     """All files below a folder, linked folders too (each once)."""
     names: list[str] = []
     seen: set[str] = set()
-    try:
-        os.listdir(root)
-    except OSError as problem:
-        raise DataError(f"cannot read the folder '{where}': {problem.strerror}") from problem
-    for folder, below, files in os.walk(root, followlinks=True):
+    for folder, below, files in os.walk(root, onerror=_unreadable, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
             below.clear()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,15 @@ from cmtool.errors import DataError, did_you_mean
 
 MAX_SIZE = 4096
 """No larger side in pixels is believed."""
+
+
+class _Wanted(NamedTuple):
+    split: Split
+    image_size: int | None
+    channels: int | None
+    crop: str | None
+    skip_broken: bool
+    say: Say
 
 
 def open_data(
@@ -52,9 +62,19 @@ def open_data(
         >>> len(data), data.image_shape, data.num_classes
         (1400, (1, 8, 8), 10)
     """
-    _check(split, image_size, channels, crop)
+    wanted = _Wanted(split, image_size, channels, crop, skip_broken, say)
+    _check(wanted)
+    try:
+        return _open(spec, data_dir, wanted)
+    except OSError as problem:
+        reason = (problem.strerror or str(problem)).lower()
+        raise DataError(f"cannot read '{problem.filename or spec}': {reason}") from problem
+
+
+def _open(spec: str, data_dir: Path | None, wanted: _Wanted) -> ImageSet:
+    split, image_size, channels, crop, skip_broken, say = wanted
     if spec in ("digits", "mnist", "cifar10"):
-        return _published(spec, data_dir, split, image_size, channels, crop, say)
+        return _published(spec, data_dir, wanted)
     name, split_folders = spec, False
     classify: Callable[[Sequence[str]], Classes] = of_folders
     if spec == "imagenet64":
@@ -85,7 +105,8 @@ def open_data(
     )
 
 
-def _check(split: str, image_size: int | None, channels: int | None, crop: str | None) -> None:
+def _check(wanted: _Wanted) -> None:
+    split, image_size, channels, crop, *_ = wanted
     if split not in ("train", "test"):
         raise DataError(f"split must be 'train' or 'test', got '{split}'")
     if image_size is not None and not 1 <= image_size <= MAX_SIZE:
@@ -98,16 +119,9 @@ def _check(split: str, image_size: int | None, channels: int | None, crop: str |
         images.crop_named(crop)
 
 
-def _published(
-    name: str,
-    data_dir: Path | None,
-    split: str,
-    image_size: int | None,
-    channels: int | None,
-    crop: str | None,
-    say: Say,
-) -> ImageSet:
+def _published(name: str, data_dir: Path | None, wanted: _Wanted) -> ImageSet:
     """Digits, MNIST or CIFAR-10, resized only where that is asked for."""
+    split, image_size, channels, crop, _, say = wanted
     if name == "digits":
         raw, classes = digits.load(split), digits.CLASSES
     elif name == "mnist":

@@ -50,13 +50,11 @@ def image_set(
         DataError: No images, no way to one size, a broken file, or wrong labels.
     """
     found = _image_names(store)
-    ignored = len(store.names) - len(found)
-    found = of_split(found, split, store.where) if split_folders else found
+    ignored = sum(not name.endswith("dataset.json") for name in store.names) - len(found)
     if ignored:
-        say(f"'{store.where}': {ignored} files that are no images are ignored")
+        say(f"'{store.where}': ignored {ignored} file(s) that are no images")
+    found = of_split(found, split, store.where) if split_folders else found
     whole = _readable(store, found, say) if skip_broken else found
-    if not whole:
-        raise DataError(f"'{store.where}' holds no image that can be read, {len(found)} are broken")
     side, depth = _geometry(store, whole, image_size, channels)
     crop = crop or ("none" if image_size is None else DEFAULT_CROP)
     labelled = of_json(store, whole)
@@ -65,9 +63,9 @@ def image_set(
     decode = _decoder(store, whole, shape, crop)
     in_memory = base.fits_in_memory(len(whole), shape)
     if in_memory:
-        if len(whole) >= 5000:
-            say(f"'{store.where}': reading {len(whole)} images into memory")
         decode = decode(np.arange(len(whole))).__getitem__
+    else:
+        say(f"'{store.where}': {len(whole)} images do not fit in memory, decoded as needed")
     facts: dict[str, str | int] = {
         "name": name,
         "source": os.path.basename(os.path.abspath(store.where)),
@@ -112,7 +110,10 @@ def _readable(store: Store, names: Sequence[str], say: Say) -> list[str]:
         problems = list(pool.map(problem, names))
     for text in filter(None, problems):
         say(f"skipped: {text}")
-    return [name for name, text in zip(names, problems, strict=True) if text is None]
+    whole = [name for name, text in zip(names, problems, strict=True) if text is None]
+    if not whole:
+        raise DataError(f"'{store.where}' holds no image that can be read, {len(names)} are broken")
+    return whole
 
 
 def _geometry(

@@ -52,7 +52,7 @@ def adaptive_decay(levels: int, levels_min: int, decay: float, form: str) -> flo
         Song et al. 2023, arXiv 2303.01469, Appendix C ("paper"); the released code ("openai").
 
     Example:
-        >>> round(adaptive_decay(2, 2, 0.95, "paper"), 4), round(adaptive_decay(2, 2, 0.95,
-        "openai"), 4) (0.95, 0.9025)
+        >>> [round(adaptive_decay(2, 2, 0.95, form), 4) for form in ("paper", "openai")]
+        [0.95, 0.9025]
     """
     return math.exp(levels_min * math.log(decay) / (levels if form == "paper" else levels - 1))

@@ -185,7 +185,8 @@ class Attention(nn.Module):
         b, height, width, c = x.shape
         qkv = self.qkv(norm(x)).view(b, height * width, 3, self.heads, c // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        return x + self.out(attention(q, k, v).transpose(1, 2).reshape(x.shape))
+        out: Tensor = x + self.out(attention(q, k, v).transpose(1, 2).reshape(x.shape))
+        return out
 
 
 class Conv(nn.Module):

@@ -7,7 +7,7 @@ from cmtool.data.base import ImageSet
 from cmtool.errors import CheckpointError, RecipeError
 from cmtool.recipe import Recipe
 from cmtool.schedules.karras import Karras
-from cmtool.workflows._fit import Job, Listeners, Prepared, fit, load_data, load_recipe, prepare
+from cmtool.workflows.fit import Job, Listeners, Prepared, fit, load_data, load_recipe, prepare
 from cmtool.workflows.load import Model, Say, open_model
 
 __all__ = ["Job", "Listeners", "fit", "plan"]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cmtool.errors import RecipeError
-from cmtool.workflows._fit import Job, Listeners, Prepared, fit, load_data, load_recipe, prepare
+from cmtool.workflows.fit import Job, Listeners, Prepared, fit, load_data, load_recipe, prepare
 from cmtool.workflows.load import open_model
 
 __all__ = ["Job", "Listeners", "fit", "plan"]

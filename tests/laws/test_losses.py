@@ -180,8 +180,15 @@ def test_grid_pairs_are_neighbours_and_all_occur():
 
 @pytest.mark.parametrize(
     ("k", "decay", "levels"),
-    [(0, 0.9025, 2), (1, 0.95, 3), (1_000, 0.985452, 8), (10_000, 0.995348, 23)]
-    + [(100_000, 0.998556, 72), (400_000, 0.999278, 143), (799_999, 0.999487, 201)],
+    [
+        (0, 0.9025, 2),
+        (1, 0.95, 3),
+        (1_000, 0.985452, 8),
+        (10_000, 0.995348, 23),
+        (100_000, 0.998556, 72),
+        (400_000, 0.999278, 143),
+        (799_999, 0.999487, 201),
+    ],
 )
 def test_curriculum_equals_the_released_codes_table(k, decay, levels):
     assert progressive_levels(k, 800_000, 2, 200) == levels

@@ -11,11 +11,12 @@ from cmtool.rng import SeedRng, StepRng, mix
 from cmtool.sampling import sample_consistency, sample_ode
 from cmtool.schedules.karras import Karras
 from cmtool.solvers.heun import Heun
-from cmtool.workflows._plan import parse_times, plan_for
-from cmtool.workflows.sample import draw, sample
+from cmtool.workflows._draw import draw, parse_times, plan_for
+from cmtool.workflows.sample import sample
 from tests.oracles import Gaussian
 
 SHAPE = (1, 8, 8)
+NFES = {"consistency": (1, 2, 3), "diffusion": (1, 17)}
 
 
 def _model(kind, num_classes=0):
@@ -91,7 +92,13 @@ def test_different_images_draws_and_seeds_get_different_noise():
 
 @pytest.mark.parametrize(
     ("kind", "steps"),
-    [("consistency", 1), ("consistency", 2), ("consistency", 3), ("diffusion", 1), ("diffusion", 17)],
+    [
+        ("consistency", 1),
+        ("consistency", 2),
+        ("consistency", 3),
+        ("diffusion", 1),
+        ("diffusion", 17),
+    ],
 )
 def test_image_i_is_the_same_for_any_batch_size(kind, steps):
     model = _model(kind, num_classes=3)
@@ -151,11 +158,14 @@ def test_python_sampling_is_in_range_and_repeats_itself():
 
 
 def test_step_draws_are_rows_of_one_global_draw():
-    whole = StepRng(1, 2, 8, slice(0, 8))
+    every = slice(0, 8)
+    whole = StepRng(1, 2, 8, every)
     part = StepRng(1, 2, 8, slice(3, 5))
     assert torch.equal(part.randn(4), whole.randn(4)[3:5])
     assert torch.equal(part.rand(), whole.rand()[3:5])
-    assert not torch.equal(StepRng(1, 3, 8, slice(0, 8)).rand(), StepRng(1, 2, 8, slice(0, 8)).rand())
+    assert not torch.equal(
+        StepRng(1, 3, 8, slice(0, 8)).rand(), StepRng(1, 2, 8, slice(0, 8)).rand()
+    )
 
 
 def test_mixed_seeds_do_not_collide_for_neighbours():

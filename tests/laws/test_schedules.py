@@ -27,7 +27,10 @@ def test_grid_falls_from_end_to_end_exactly(schedule, n):
 
 
 @given(
-    low=st.floats(1e-4, 1.0), factor=st.floats(1.5, 1e5), rho=st.floats(0.5, 12), n=st.integers(2, 64)
+    low=st.floats(1e-4, 1.0),
+    factor=st.floats(1.5, 1e5),
+    rho=st.floats(0.5, 12),
+    n=st.integers(2, 64),
 )
 def test_karras_grid_keeps_its_law_for_any_range(low, factor, rho, n):
     grid = Karras(low, low * factor, rho).grid(n)
@@ -50,8 +53,12 @@ def test_derivatives_equal_finite_differences(schedule):
     t = schedule.grid(50)[1:-1]
     h = 1e-6 * t
     up, down, here = schedule(t + h), schedule(t - h), schedule(t)
-    torch.testing.assert_close((up.alpha - down.alpha) / (2 * h), here.d_alpha, rtol=1e-6, atol=1e-9)
-    torch.testing.assert_close((up.sigma - down.sigma) / (2 * h), here.d_sigma, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(
+        (up.alpha - down.alpha) / (2 * h), here.d_alpha, rtol=1e-6, atol=1e-9
+    )
+    torch.testing.assert_close(
+        (up.sigma - down.sigma) / (2 * h), here.d_sigma, rtol=1e-6, atol=1e-9
+    )
     assert all(part.dtype == torch.float64 for part in here)
 
 

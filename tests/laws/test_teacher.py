@@ -26,11 +26,16 @@ def test_substeps_bring_the_step_closer_to_the_exact_flow(substeps):
     schedule, batch = Karras(), Batch(torch.zeros(SHAPE))
     oracle = Gaussian(schedule)
     exact = model(oracle.denoise, schedule, "diffusion", SHAPE[1:])
-    x, t, r = torch.randn(SHAPE).double() * 5, *schedule.grid(10)[[3, 5]].repeat_interleave(3).split(3)
+    x, t, r = (
+        torch.randn(SHAPE).double() * 5,
+        *schedule.grid(10)[[3, 5]].repeat_interleave(3).split(3),
+    )
     truth = oracle.flow(x, t, r)
 
     def error(n):
-        return (Teacher(schedule, Heun(), exact, substeps=n).step(x, t, r, batch) - truth).abs().max()
+        return (
+            (Teacher(schedule, Heun(), exact, substeps=n).step(x, t, r, batch) - truth).abs().max()
+        )
 
     # Heun's global order is 2: twice the sub-steps, a quarter of the error (at least a third here).
     assert error(2 * substeps) < error(substeps) / 3

@@ -533,6 +533,7 @@ def test_half_of_cifar10_is_never_trained_on(tmp_path: Path) -> None:
         ),
         ("", {}, "no data set, folder or zip ''", "a name (cifar10, digits"),
         ("no/where", {}, "no data set, folder or zip 'no/where'", "a name (cifar10"),
+        ("x" * 5000, {}, f"cannot read '{'x' * 5000}': file name too long", None),
         ("digits", {"split": "val"}, "split must be 'train' or 'test', got 'val'", None),
         ("digits", {"image_size": 0}, "image size must be 1 .. 4096, got '0'", "--set data.image"),
         (

@@ -52,7 +52,9 @@ def random_trunk(monkeypatch):
     torch.manual_seed(0)
     _distance.lpips_network.cache_clear()
     real = lpips.LPIPS
-    monkeypatch.setattr(lpips, "LPIPS", lambda net, verbose: real(net=net, verbose=False, pnet_rand=True))
+    monkeypatch.setattr(
+        lpips, "LPIPS", lambda net, verbose: real(net=net, verbose=False, pnet_rand=True)
+    )
     yield
     _distance.lpips_network.cache_clear()
 
@@ -105,7 +107,9 @@ def test_lpips_with_real_weights(random_trunk):
     network = _distance.lpips_network("lpips-alex")
     heads = {k: v for k, v in network.state_dict().items() if k.startswith("lin")}
     for i in range(5):
-        torch.testing.assert_close(heads[f"lin{i}.model.1.weight"], stored[f"lin{i}.model.1.weight"])
+        torch.testing.assert_close(
+            heads[f"lin{i}.model.1.weight"], stored[f"lin{i}.model.1.weight"]
+        )
     parameters = dict(network.net.named_parameters())
     for name, value in parameters.items():
         value.data.copy_(stored["features." + name.split(".", 1)[1]])
@@ -113,5 +117,8 @@ def test_lpips_with_real_weights(random_trunk):
     smooth = F.interpolate(torch.rand(2, 3, 8, 8), size=64, mode="bicubic").clamp(0, 1) * 2 - 1
     blurred = F.avg_pool2d(smooth, 3, 1, 1)
     assert distance("lpips-alex", smooth, smooth).abs().max() == 0
-    near, far = distance("lpips-alex", smooth, blurred), distance("lpips-alex", smooth, smooth.flip(0))
+    near, far = (
+        distance("lpips-alex", smooth, blurred),
+        distance("lpips-alex", smooth, smooth.flip(0)),
+    )
     assert (near < far).all()

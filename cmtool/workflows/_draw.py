@@ -1,4 +1,5 @@
-"""From a wish (`--steps`, `--times`, `--solver`) to noise levels and solvers."""
+"""From a wish (`--steps`, `--times`, `--solver`) to noise levels and solvers, and with them to
+images."""
 
 import math
 from collections import Counter
@@ -11,6 +12,8 @@ from torch import Tensor
 from cmtool import registry
 from cmtool.denoiser import Denoiser
 from cmtool.errors import RecipeError
+from cmtool.rng import SeedRng
+from cmtool.sampling import sample_consistency, sample_ode, start_noise
 from cmtool.solvers.base import Solver
 
 DIFFUSION_NFE = 35
@@ -144,3 +147,37 @@ def _check_times(model: Denoiser, times: Sequence[float]) -> None:
         raise RecipeError(
             f"--times {times[-1]:g} is below the model's smallest noise level {low:g}"
         )
+
+
+def draw(
+    model: Denoiser, plan: Plan, numbers: Sequence[int], seed: int, label: int | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Draws the images with the given numbers.
+
+    Args:
+        model: On its device.
+        plan: How.
+        numbers: Image i depends on (model, plan, seed, i, label) alone.
+        seed: Non-negative.
+        label: Their class; None draws one for each from (seed, i).
+
+    Returns:
+        (n, C, H, W) float32 images, nominally in [-1, 1], on the CPU, and their labels (n,) or
+        None.
+    """
+    rng = SeedRng(seed, numbers, model.device)
+    labels = None
+    if model.num_classes:
+        labels = rng.labels(model.num_classes)
+        if label is not None:
+            labels = torch.full_like(labels, label)
+    consistency = model.kind == "consistency"
+    denoise = model.bind(labels, clamp=consistency)
+    # MPS has no float64; elsewhere the state is kept in it, as EDM does.
+    times = plan.times.float() if model.device.type == "mps" else plan.times
+    x = start_noise(model.schedule, rng, model.image_shape, times[0].to(model.device))
+    if consistency:
+        x = sample_consistency(denoise, model.schedule, x, times, rng=rng)
+    else:
+        x = sample_ode(denoise, model.schedule, plan.solvers, x, times)
+    return x.float().cpu(), None if labels is None else labels.cpu()

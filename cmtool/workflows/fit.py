@@ -26,10 +26,9 @@ from cmtool.solvers.base import Solver
 from cmtool.solvers.euler import Euler
 from cmtool.teacher import Teacher
 from cmtool.training import StepReport, Trainer
+from cmtool.workflows._draw import draw, plan_for
 from cmtool.workflows._machine import resolve
-from cmtool.workflows._plan import plan_for
 from cmtool.workflows.load import Model, Say, pick_device, silent
-from cmtool.workflows.sample import draw
 
 GRID_SEED, GRID_COLUMNS, GRID_ROWS = 0, 8, 4
 
