@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from cmtool import checkpoint, images
 from cmtool import recipe as recipes
@@ -250,6 +251,8 @@ def fit(prepared: Prepared, listeners: Listeners) -> FitReport:
 def _accelerator(prepared: Prepared) -> Accelerator:
     train = prepared.recipe.train
     trackers = [] if train.tracker == "none" else [train.tracker]
+    # Accelerate remembers the first run's device and precision; a notebook may well train twice.
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     accelerator = Accelerator(
         cpu=prepared.device.type == "cpu",
         mixed_precision=train.precision,
