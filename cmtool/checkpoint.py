@@ -166,8 +166,10 @@ class Checkpoint:
 def preconditioner(settings: DenoiserSettings) -> Preconditioner:
     """The preconditioner that a recipe's denoiser section describes."""
     if settings.precond == "edm":
-        return EDM(settings.sigma_data, settings.noise_scale)
-    return Consistency(settings.sigma_data, settings.noise_scale, settings.boundary)
+        return EDM(settings.sigma_data, settings.noise_scale, settings.noise_input)
+    return Consistency(
+        settings.sigma_data, settings.noise_scale, settings.noise_input, settings.boundary
+    )
 
 
 def build(recipe: Recipe, meta: Meta) -> Denoiser:

@@ -17,6 +17,7 @@ from cmtool.schedules.base import Schedule
 from cmtool.tensors import Denoise, expand
 
 Kind = Literal["diffusion", "consistency"]
+NoiseInput = Literal["log", "angle"]
 
 
 class Scalings(NamedTuple):
@@ -42,17 +43,22 @@ class Preconditioner(ABC):
 class EDM(Preconditioner):
     """Unit-variance input and target for data of standard deviation sigma_data.
 
+    TrigFlow's D = cos(t) x_t - sin(t) sigma_data F is the same function with -F for F: see
+    `cmtool.schedules.trigflow`. There the network's noise input is the angle.
+
     Source:
         Karras et al. 2022, arXiv 2206.00364, Table 1. c_noise is ln(t) / 4 there; OpenAI's networks
-        take 250 ln(t).
+        take 250 ln(t). The angle: Lu & Song 2024, arXiv 2410.11081, Section 4.1.
 
     Args:
         sigma_data: Standard deviation of the data, in units of pixel value.
-        noise_scale: c_noise = noise_scale * ln(t).
+        noise_scale: c_noise = noise_scale * ln(t), or noise_scale * atan(t / sigma_data).
+        noise_input: "log" or "angle", which of the two.
     """
 
     sigma_data: float = 0.5
     noise_scale: float = 0.25
+    noise_input: NoiseInput = "log"
 
     def __call__(self, t: Tensor) -> Scalings:
         total = t.square() + self.sigma_data**2
@@ -60,8 +66,13 @@ class EDM(Preconditioner):
             c_skip=self.sigma_data**2 / total,
             c_out=t * self.sigma_data / total.sqrt(),
             c_in=total.rsqrt(),
-            c_noise=self.noise_scale * t.log(),
+            c_noise=self.c_noise(t),
         )
+
+    def c_noise(self, t: Tensor) -> Tensor:
+        """The network's noise input at noise levels t."""
+        angle = self.noise_input == "angle"
+        return self.noise_scale * (torch.atan(t / self.sigma_data) if angle else t.log())
 
 
 @dataclass(frozen=True)
@@ -72,17 +83,19 @@ class Consistency(Preconditioner):
         Song et al. 2023, arXiv 2303.01469, Appendix C.
 
     Args:
-        sigma_data: Standard deviation of the data, in units of pixel value.
-        noise_scale: c_noise = noise_scale * ln(t).
+        sigma_data: As in EDM.
+        noise_scale: As in EDM.
+        noise_input: As in EDM.
         boundary: Noise level at which the model is the identity; 0.002 in the paper.
     """
 
     sigma_data: float = 0.5
     noise_scale: float = 0.25
+    noise_input: NoiseInput = "log"
     boundary: float = 0.002
 
     def __call__(self, t: Tensor) -> Scalings:
-        edm = EDM(self.sigma_data, self.noise_scale)(t)
+        edm = EDM(self.sigma_data, self.noise_scale, self.noise_input)(t)
         shifted = t - self.boundary
         return Scalings(
             c_skip=self.sigma_data**2 / (shifted.square() + self.sigma_data**2),
@@ -163,7 +176,7 @@ class Denoiser(nn.Module):
     def bind(
         self, label: Tensor | None = None, *, guidance: float = 1.0, clamp: bool = False
     ) -> Denoise:
-        """Closes over everything but (x_t, t).
+        """Closes over everything but (x_t, t), which from here on are in the schedule's own frame.
 
         Args:
             label: (B,) int64 classes.
@@ -176,9 +189,10 @@ class Denoiser(nn.Module):
         """
 
         def denoise(x: Tensor, t: Tensor) -> Tensor:
-            out: Tensor = self(x, t, label)
+            y, sigma = self.schedule.to_edm(x, t)
+            out: Tensor = self(y, sigma, label)
             if guidance != 1.0:
-                plain: Tensor = self(x, t, None)
+                plain: Tensor = self(y, sigma, None)
                 out = plain + guidance * (out - plain)
             return out.clamp(-1, 1) if clamp else out
 

@@ -28,12 +28,14 @@ class DenoiserSettings:
         precond: Form of c_skip and c_out.
         sigma_data: Standard deviation of the data, in units of pixel value.
         noise_scale: c_noise = noise_scale * ln(sigma); OpenAI's networks take 250.
+        noise_input: `angle` puts TrigFlow's atan(sigma / sigma_data) in place of ln(sigma).
         boundary: Noise level at which a consistency model is the identity; `edm` has none.
     """
 
     precond: Literal["edm", "consistency"] = "edm"
     sigma_data: float = 0.5
     noise_scale: float = 0.25
+    noise_input: Literal["log", "angle"] = "log"
     boundary: float = 0.002
 
     def __post_init__(self) -> None:

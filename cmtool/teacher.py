@@ -11,7 +11,7 @@ from torch import Tensor
 from cmtool.denoiser import Denoiser
 from cmtool.schedules.base import Schedule
 from cmtool.solvers.base import Solver
-from cmtool.tensors import Batch, Denoise
+from cmtool.tensors import Batch, Denoise, expand
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,20 @@ class Teacher:
         for start, end in pairwise(times):
             x = self.solver.step(denoise, self.schedule, x, start, end)
         return x
+
+    def velocity(self, x_t: Tensor, t: Tensor, batch: Batch) -> Tensor:
+        """dx/dt of the probability-flow ODE at (B, *) noisy images of `batch` and times t (B,).
+
+        With x0 the denoiser's answer (or the data) and z = (x_t - alpha x0) / sigma it is
+        alpha' x0 + sigma' z; for EDM's frame (x_t - x0) / t.
+
+        Source:
+            Song et al. 2023, arXiv 2303.01469, Eq. 2; Lu & Song 2024, arXiv 2410.11081, Eq. 2.
+        """
+        scales = self.schedule(t)
+        alpha, sigma, d_alpha, d_sigma = (expand(part, x_t) for part in scales)
+        x0 = self._denoise(batch)(x_t, t)
+        return d_alpha * x0 + d_sigma / sigma * (x_t - alpha * x0)
 
     def _denoise(self, batch: Batch) -> Denoise:
         if self.denoiser is not None:

@@ -196,7 +196,7 @@ class Trainer:
         self._objective.train()
 
         total = torch.zeros((), device=accelerator.device)
-        bad_times: list[float] = []
+        bad_levels: list[float] = []
         for micro in range(micros):
             first = (rank * micros + micro) * size
             batch = self._to_device(self.data.batch(self.step, micro, micros))
@@ -207,12 +207,12 @@ class Trainer:
                 loss = out.loss.mean() / micros
                 accelerator.backward(loss)
             total += loss.detach()
-            bad_times += out.t[~out.loss.isfinite()].tolist()
+            bad_levels += out.sigma[~out.loss.isfinite()].tolist()
 
         norm = accelerator.clip_grad_norm_(self._parameters, settings.grad_clip or math.inf)
         mean = float(accelerator.reduce(total, "mean"))
         stats = {**out.stats, "grad_norm": float(norm)}
-        self._refuse_non_finite(mean, stats["grad_norm"], bad_times)
+        self._refuse_non_finite(mean, stats["grad_norm"], bad_levels)
         self._optimizer.step()
         self._optimizer.zero_grad()
         if not accelerator.optimizer_step_was_skipped:
@@ -232,12 +232,12 @@ class Trainer:
                     list(target.parameters()), list(student.parameters()), 1 - decay
                 )
 
-    def _refuse_non_finite(self, loss: float, norm: float, times: list[float]) -> None:
+    def _refuse_non_finite(self, loss: float, norm: float, sigmas: list[float]) -> None:
         # With fp16 a gradient overflow is normal: the scaler skips that step.
         if math.isfinite(loss) and (math.isfinite(norm) or self.accelerator.scaler is not None):
             return
         what, value = ("loss", loss) if not math.isfinite(loss) else ("gradient norm", norm)
-        levels = f" (noise levels {min(times):.4g} to {max(times):.4g})" if times else ""
+        levels = f" (noise levels {min(sigmas):.4g} to {max(sigmas):.4g})" if sigmas else ""
         last = checkpoint.latest(self.out)
         raise TrainingError(
             f"{what} is {value} at step {self.step}{levels}",

@@ -47,7 +47,7 @@ class Exact(nn.Module):
         self.anchor = nn.Parameter(torch.zeros((), dtype=torch.float64))
 
     def forward(self, scaled: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        t = (c_noise / self.precond.noise_scale).exp()
+        t = (c_noise / self.precond.noise_scale).exp()  # The noise level, as EDM writes it.
         c = self.precond(t)
         x = scaled / expand(c.c_in, scaled)
         raw = (self.function(x, t) - expand(c.c_skip, x) * x) / expand(c.c_out, x)
@@ -55,6 +55,6 @@ class Exact(nn.Module):
 
 
 def model(function, schedule: Schedule, kind: str, shape: tuple[int, int, int]) -> Denoiser:
-    """A float64 Denoiser that computes `function(x, t)`."""
+    """A float64 Denoiser that computes `function(x, t)`, both in EDM's frame."""
     precond = EDM() if kind == "diffusion" else Consistency(boundary=schedule.t_min)
     return Denoiser(Exact(function, precond).double(), precond, schedule, kind, shape).double()

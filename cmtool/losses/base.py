@@ -34,10 +34,10 @@ class Step:
 
 
 class LossOutput(NamedTuple):
-    """Unreduced losses (B,), the times (B,) they were taken at, and scalars to log."""
+    """Unreduced losses (B,), the noise levels (B,) they were taken at, and scalars to log."""
 
     loss: Tensor
-    t: Tensor
+    sigma: Tensor
     stats: dict[str, float]
 
 
@@ -45,7 +45,7 @@ Weighting = Literal["uniform", "karras", "snr", "snr+1", "truncated-snr", "inver
 
 
 def weight(name: Weighting, t: Tensor, r: Tensor, sigma_data: float) -> Tensor:
-    """lambda(t) for every sample: (B,) and (B,) -> (B,).
+    """lambda(t) for every sample, t and r as noise levels: (B,) and (B,) -> (B,).
 
     Source:
         The names of the released code: karras is EDM's 1/t^2 + 1/sigma_data^2. inverse-gap, 1/(t -
@@ -119,9 +119,11 @@ class PairLoss(Loss):
         # Student and target must drop the same units, else the loss does not vanish where they
         # agree.
         state = rng_state(device)
-        f_t = roles.student(x_t, t, batch.label)
+        f_t = roles.student.bind(batch.label)(x_t, t)
         with torch.no_grad(), replay(state, device):
-            f_r = roles.target(x_r, r, batch.label)
-        weights = weight(self.weighting, t, r, roles.student.precond.sigma_data)
+            f_r = roles.target.bind(batch.label)(x_r, r)
+        schedule = roles.teacher.schedule
+        sigma, sigma_r = schedule.sigma(t), schedule.sigma(r)
+        weights = weight(self.weighting, sigma, sigma_r, roles.student.precond.sigma_data)
         loss = weights * distance(self.distance, f_t, f_r, self.huber_c)
-        return LossOutput(loss, t, self.describe(step.index, step.total))
+        return LossOutput(loss, sigma, self.describe(step.index, step.total))

@@ -10,8 +10,10 @@ from cmtool.tensors import Batch
 
 @dataclass(frozen=True)
 class DSM(Loss):
-    """lambda(t) mean((D(x + t z, t) - x)^2), ln t ~ N(p_mean, p_std^2), lambda = (t^2 + sd^2) / (t
-    sd)^2.
+    """lambda(t) mean((D(x + t z, t) - x)^2), ln t ~ N(p_mean, p_std^2), lambda = 1/t^2 + 1/sd^2.
+
+    On TrigFlow's schedule this is its velocity loss mean((sd F - dx_t/dt)^2) / sd^2, because the
+    weight is 1 / c_out^2.
 
     Source:
         Karras et al. 2022, arXiv 2206.00364, Table 1 and Eq. 2. They sum over pixels; this is the
@@ -34,8 +36,10 @@ class DSM(Loss):
             raise ValueError(f"needs p_std > 0, got p_std={self.p_std}")
 
     def __call__(self, roles: Roles, batch: Batch, step: Step) -> LossOutput:
-        x = batch.x
-        t = (self.p_mean + self.p_std * step.rng.randn()).exp()
-        x_t = roles.teacher.schedule.perturb(x, step.rng.randn(*x.shape[1:]), t)
-        error = (roles.student(x_t, t, batch.label) - x).square().flatten(1).mean(1)
-        return LossOutput(weight("karras", t, t, roles.student.precond.sigma_data) * error, t, {})
+        x, schedule = batch.x, roles.teacher.schedule
+        sigma = (self.p_mean + self.p_std * step.rng.randn()).exp()
+        t = schedule.from_sigma(sigma)
+        x_t = schedule.perturb(x, step.rng.randn(*x.shape[1:]), t)
+        error = (roles.student.bind(batch.label)(x_t, t) - x).square().flatten(1).mean(1)
+        weights = weight("karras", sigma, sigma, roles.student.precond.sigma_data)
+        return LossOutput(weights * error, sigma, {})

@@ -31,9 +31,25 @@ class Schedule(ABC):
     def __call__(self, t: Tensor) -> Scales:
         """Scales at times t of any shape, in t's dtype."""
 
-    @abstractmethod
     def between(self, t: Tensor, r: Tensor, n: int) -> Tensor:
         """n >= 2 times from t down to r, spaced the schedule's own way: (*) and (*) -> (n, *)."""
+        steps = torch.linspace(0, 1, n, dtype=t.dtype, device=t.device)
+        return t + steps.reshape(-1, *(1,) * t.ndim) * (r - t)
+
+    def to_edm(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(x_t, t) in EDM's frame: (x / alpha, sigma / alpha), images plus noise of that level."""
+        scales = self(t)
+        return x / expand(scales.alpha, x), scales.sigma / scales.alpha
+
+    @abstractmethod
+    def from_sigma(self, sigma: Tensor) -> Tensor:
+        """The times at which noise over signal, sigma_t / alpha_t, has these values."""
+
+    @final
+    def sigma(self, t: Tensor) -> Tensor:
+        """Noise over signal at times t: what a user calls the noise level."""
+        scales = self(t)
+        return scales.sigma / scales.alpha
 
     @property
     def t_min(self) -> float:

@@ -50,6 +50,12 @@ class Karras(Schedule):
         one, zero = torch.ones_like(t), torch.zeros_like(t)
         return Scales(alpha=one, sigma=t, d_alpha=zero, d_sigma=one)
 
+    def to_edm(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        return x, t
+
+    def from_sigma(self, sigma: Tensor) -> Tensor:
+        return sigma
+
     def between(self, t: Tensor, r: Tensor, n: int) -> Tensor:
         steps = torch.linspace(0, 1, n, dtype=t.dtype, device=t.device)
         start, end = t ** (1 / self.rho), r ** (1 / self.rho)

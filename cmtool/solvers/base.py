@@ -46,8 +46,8 @@ class Solver(ABC):
 
 def to_frame(schedule: Schedule, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """(x, t) -> (y, lambda), lambda shaped to broadcast over y."""
-    scales = schedule(t)
-    return x / expand(scales.alpha, x), expand(scales.sigma / scales.alpha, x)
+    y, lam = schedule.to_edm(x, t)
+    return y, expand(lam, x)
 
 
 def from_frame(schedule: Schedule, y: Tensor, t: Tensor) -> Tensor:

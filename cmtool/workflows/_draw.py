@@ -73,18 +73,25 @@ def plan_for(
 
 
 def consistency_times(model: Denoiser, steps: int) -> Tensor:
-    """Default noise levels of a consistency model: t_max, then the schedule's spacing down to 3.2
-    sigma_data / steps.
+    """Default noise levels of a consistency model: the largest, then the schedule's spacing down to
+    3.2 sigma_data / steps.
 
     Two steps re-noise to 0.8 for sigma_data 0.5, next to the 0.821 of Song & Dhariwal 2023, arXiv
     2310.14189.
     """
+    schedule = model.schedule
+    start = schedule.grid(1)
     if steps == 1:
-        return model.schedule.grid(1)
-    last = torch.tensor(3.2 * model.precond.sigma_data / steps, dtype=torch.float64)
-    low = torch.tensor(model.schedule.t_min, dtype=torch.float64)
-    start = model.schedule.grid(1)[0]
-    return model.schedule.between(start, torch.maximum(last, low), steps)
+        return schedule.sigma(start)
+    last = max(3.2 * model.precond.sigma_data / steps, _noise_range(model)[0])
+    end = schedule.from_sigma(torch.tensor(last, dtype=torch.float64))
+    return schedule.sigma(schedule.between(start[0], end, steps))
+
+
+def _noise_range(model: Denoiser) -> tuple[float, float]:
+    """Smallest and largest noise level."""
+    low, high = model.schedule.sigma(torch.tensor(model.schedule.span, dtype=torch.float64))
+    return float(low), float(high)
 
 
 def _ode_plan(model: Denoiser, steps: int | None, times: Sequence[float] | None, name: str) -> Plan:
@@ -97,7 +104,8 @@ def _ode_plan(model: Denoiser, steps: int | None, times: Sequence[float] | None,
     # One evaluation removes the noise that is left at the end; a remainder goes to Euler steps.
     full, rest = divmod(nfe - 1, main.nfe)
     solvers = (main,) * full + (euler,) * rest
-    return Plan(model.schedule.grid(len(solvers) + 1), solvers, nfe)
+    levels = model.schedule.sigma(model.schedule.grid(len(solvers) + 1))
+    return Plan(levels, solvers, nfe)
 
 
 def parse_times(text: str, sigma_data: float) -> list[float]:
@@ -140,10 +148,11 @@ def _check_times(model: Denoiser, times: Sequence[float]) -> None:
     if list(times) != ordered:
         hint = "--times " + ",".join(f"{t:g}" for t in ordered)
         raise RecipeError(f"--times must decrease, got {text}", hint)
-    low, high = model.schedule.span
-    if times[0] > high:
+    low, high = _noise_range(model)
+    # Levels that went through an angle and back may differ in the last digit.
+    if times[0] > high * (1 + 1e-9):
         raise RecipeError(f"--times {times[0]:g} is above the model's largest noise level {high:g}")
-    if times[-1] < low:
+    if times[-1] < low * (1 - 1e-9):
         raise RecipeError(
             f"--times {times[-1]:g} is below the model's smallest noise level {low:g}"
         )
@@ -174,7 +183,8 @@ def draw(
     consistency = model.kind == "consistency"
     denoise = model.bind(labels, clamp=consistency)
     # MPS has no float64; elsewhere the state is kept in it, as EDM does.
-    times = plan.times.float() if model.device.type == "mps" else plan.times
+    times = model.schedule.from_sigma(plan.times)
+    times = times.float() if model.device.type == "mps" else times
     x = start_noise(model.schedule, rng, model.image_shape, times[0].to(model.device))
     if consistency:
         x = sample_consistency(denoise, model.schedule, x, times, rng=rng)

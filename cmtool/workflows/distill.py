@@ -72,6 +72,7 @@ def _follow(model: Model, recipe: Recipe, say: Say) -> Recipe:
         recipe.denoiser,
         sigma_data=theirs.denoiser.sigma_data,
         noise_scale=theirs.denoiser.noise_scale,
+        noise_input=theirs.denoiser.noise_input,
         boundary=schedule.t_min,
     )
     say(f"teacher {model.source}: {type(theirs.network).__name__}")

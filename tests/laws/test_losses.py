@@ -53,7 +53,7 @@ def _step(n, index=0, total=10, seed=0, rows=None):
 
 def test_loss_is_one_finite_number_an_image(loss):
     out = loss(_roles(loss), Batch(torch.rand(5, *SHAPE) * 2 - 1), _step(5))
-    assert out.loss.shape == out.t.shape == (5,)
+    assert out.loss.shape == out.sigma.shape == (5,)
     assert out.loss.isfinite().all()
     assert (out.loss >= 0).all()
 
@@ -138,7 +138,7 @@ def test_dsm_is_least_at_the_exact_denoiser():
         student = model(function, schedule, "diffusion", (1, 2, 2))
         roles = Roles(student, student, Teacher(schedule, Euler()))
         out = loss(roles, Batch(x), _step(len(x)))
-        weight = out.t**-2 + 4
+        weight = out.sigma**-2 + 4
         return (out.loss / weight).mean().item()
 
     best, higher, lower = mean(0.0), mean(0.05), mean(-0.05)

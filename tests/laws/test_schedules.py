@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmtool import registry
+from cmtool.denoiser import EDM
 from cmtool.schedules.karras import Karras
+from cmtool.schedules.trigflow import TrigFlow
 
 SCHEDULES = registry.names("schedules")
 
@@ -70,6 +72,34 @@ def test_between_keeps_its_ends_and_order(schedule):
     assert (times.diff(dim=0) < 0).all()
 
 
+def test_noise_levels_and_times_are_inverse(schedule):
+    t = schedule.grid(30)
+    torch.testing.assert_close(schedule.from_sigma(schedule.sigma(t)), t, rtol=1e-12, atol=1e-12)
+    x = torch.randn(30, 2).double()
+    y, sigma = schedule.to_edm(x, t)
+    torch.testing.assert_close(y * schedule(t).alpha[:, None], x)
+    torch.testing.assert_close(sigma, schedule.sigma(t))
+
+
+def test_trigflow_is_edms_process_in_another_frame():
+    """Same x and z: x_trig = cos(t) x_edm, and the network input of both is the same."""
+    trig, sd = TrigFlow(sigma_data=0.7), 0.7
+    x, z, sigma = (
+        torch.randn(3, 4).double(),
+        torch.randn(3, 4).double(),
+        torch.tensor([0.01, 1, 60]),
+    )
+    sigma = sigma.double()
+    t = trig.from_sigma(sigma)
+    x_trig, x_edm = trig.perturb(x, z, t), Karras().perturb(x, z, sigma)
+    torch.testing.assert_close(x_trig, t.cos()[:, None] * x_edm)
+    c = EDM(sigma_data=sd)(sigma)
+    torch.testing.assert_close(x_trig / sd, c.c_in[:, None] * x_edm)
+    # D = cos(t) x_t - sin(t) sd F is EDM's form with the sign of F turned.
+    torch.testing.assert_close(c.c_skip * x_edm[:, 0], t.cos() * x_trig[:, 0])
+    torch.testing.assert_close(c.c_out, t.sin() * sd)
+
+
 def test_renoised_output_has_the_marginal_of_its_time(schedule):
     """x at t_min plus the noise of `renoise` has the standard deviation of x at t."""
     torch.manual_seed(0)
@@ -98,6 +128,12 @@ def test_karras_matches_the_papers_closed_form():
 )
 def test_published_two_step_indices_are_these_noise_levels(index, levels, sigma):
     assert float(Karras().grid(levels)[index]) == pytest.approx(sigma, abs=5e-5)
+
+
+@pytest.mark.parametrize("bad", [(0.5, 0.0, 80.0), (0.0, 0.1, 1.0), (0.5, 2.0, 1.0)])
+def test_trigflow_refuses_wrong_ranges(bad):
+    with pytest.raises(ValueError, match="needs"):
+        TrigFlow(*bad)
 
 
 @pytest.mark.parametrize("bad", [(0.0, 80.0), (-1.0, 80.0), (2.0, 1.0), (1.0, 1.0)])

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from cmtool import registry
 from cmtool.schedules.karras import Karras
 from cmtool.solvers.euler import Euler
 from cmtool.solvers.heun import Heun
 from cmtool.teacher import Teacher
-from cmtool.tensors import Batch
+from cmtool.tensors import Batch, expand
 from tests.oracles import Gaussian, model
 
 SHAPE = (3, 1, 4, 4)
@@ -19,6 +20,26 @@ def test_data_with_euler_gives_the_pair_of_consistency_training():
     t, r = schedule.grid(18)[[0, 8, 15]], schedule.grid(18)[[1, 9, 17]]
     x_r = Teacher(schedule, Euler()).step(schedule.perturb(x, z, t), t, r, Batch(x))
     torch.testing.assert_close(x_r, schedule.perturb(x, z, r), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", registry.names("schedules"))
+def test_velocity_equals_the_finite_difference(name):
+    """Of the exact flow for a model, of perturb for the data."""
+    schedule = registry.load("schedules", name)()
+    oracle = Gaussian(schedule)
+    exact = model(Gaussian(Karras()).denoise, schedule, "diffusion", SHAPE[1:])
+    x, z, t = (
+        torch.randn(SHAPE).double(),
+        torch.randn(SHAPE).double(),
+        schedule.grid(18)[[2, 8, 14]],
+    )
+    x_t, h = schedule.perturb(x, z, t), 1e-5 * t
+    found = Teacher(schedule, Euler(), exact).velocity(x_t, t, Batch(x))
+    ahead, behind = oracle.flow(x_t, t, t + h), oracle.flow(x_t, t, t - h)
+    torch.testing.assert_close(found, (ahead - behind) / (2 * expand(h, x)), rtol=1e-6, atol=1e-7)
+    found = Teacher(schedule, Euler()).velocity(x_t, t, Batch(x))
+    ahead, behind = schedule.perturb(x, z, t + h), schedule.perturb(x, z, t - h)
+    torch.testing.assert_close(found, (ahead - behind) / (2 * expand(h, x)), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("substeps", [1, 2, 4])
