@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cmtool import recipe as recipes
-from cmtool.denoiser import EDM, Consistency, Denoiser, Kind, Preconditioner
+from cmtool.denoiser import EDM, HEAD, Consistency, Denoiser, Kind, Preconditioner
 from cmtool.errors import CheckpointError, did_you_mean
 from cmtool.recipe import DenoiserSettings, Recipe
 
@@ -199,6 +199,7 @@ def restore(recipe: Recipe, meta: Meta, weights: Mapping[str, Tensor], where: st
             unexpected or of another shape.
     """
     model = build(recipe, meta)
+    weights = {k: v for k, v in weights.items() if not k.startswith(HEAD)}
     expected = model.network.state_dict()
     missing = sorted(expected.keys() - weights.keys())
     unexpected = sorted(weights.keys() - expected.keys())

@@ -7,6 +7,7 @@ the second is the identity at its smallest time.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -105,6 +106,37 @@ class Consistency(Preconditioner):
         )
 
 
+class LogWeight(nn.Module):
+    """A learned weight of the noise level, w(sigma): (B,) -> (B,); zero at first.
+
+    Only training reads it: it is trained, averaged and checkpointed with the network, not exported.
+
+    Source:
+        Karras et al. 2023, arXiv 2312.02696, Appendix B.2 (one linear layer on Fourier features);
+        Lu & Song 2024, arXiv 2410.11081, Section 4.2.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, features: int = 64) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", torch.logspace(-2, 4, features // 2, base=2.0))
+        self.linear = nn.Linear(features, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        """Noise levels (B,) to log-weights (B,), in float32 whatever autocast says."""
+        with torch.autocast(sigma.device.type, enabled=False):
+            phase = sigma.log()[:, None] / 4 * self.frequencies.to(sigma)
+            weights: Tensor = self.linear(torch.cat([phase.cos(), phase.sin()], 1))
+        return weights[:, 0]
+
+
+HEAD = "log_weight."
+"""Prefix of the learned weight's keys beside the network's own."""
+
+
 class Denoiser(nn.Module):
     """A trained (or training) model: denoiser(x_t, t, label) -> x0_hat in float32.
 
@@ -138,11 +170,24 @@ class Denoiser(nn.Module):
         self.kind: Kind = kind
         self.image_shape = image_shape
         self.classes = classes
+        self.log_weight: LogWeight | None = None
 
     @property
     def num_classes(self) -> int:
         """Number of classes; 0 for an unconditional model."""
         return len(self.classes)
+
+    def state(self) -> dict[str, Tensor]:
+        """The weights under the network's own keys, and those of `log_weight` if there is one."""
+        head = {} if self.log_weight is None else self.log_weight.state_dict(prefix=HEAD)
+        return {**self.network.state_dict(), **head}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Takes weights from `state()`; a learned weight that is not wanted here is left out."""
+        self.network.load_state_dict({k: v for k, v in state.items() if not k.startswith(HEAD)})
+        if self.log_weight is not None:
+            head = {k.removeprefix(HEAD): v for k, v in state.items() if k.startswith(HEAD)}
+            self.log_weight.load_state_dict(head)
 
     @property
     def device(self) -> torch.device:

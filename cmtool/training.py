@@ -99,12 +99,12 @@ class Trainer:
                 f"batch_size {settings.batch_size} does not split over {world} processes",
                 f"nearest: {near}",
             )
-        network = self.roles.student.network
-        self.emas = [Ema(network, rate, settings.ema_warmup) for rate in settings.ema]
+        student = self.roles.student
+        self.emas = [Ema(student.state(), rate, settings.ema_warmup) for rate in settings.ema]
         objective = Objective(self.roles, self.loss, self.recipe.data.label_dropout)
-        optimizer = _optimizer(network, settings)
+        optimizer = _optimizer(student, settings)
         self._objective, self._optimizer = self.accelerator.prepare(objective, optimizer)
-        self._parameters = [p for p in network.parameters() if p.requires_grad]
+        self._parameters = [p for p in student.parameters() if p.requires_grad]
         if self.roles.target is not self.roles.student:
             self.roles.target.train().requires_grad_(False)
 
@@ -149,15 +149,15 @@ class Trainer:
     def averaged(self, index: int = 0) -> Denoiser:
         """A copy of the student that carries an average of its weights, in evaluation mode."""
         model = copy.deepcopy(self.roles.student).eval().requires_grad_(False)
-        model.network.load_state_dict(self.emas[index].weights)
+        model.load_state(self.emas[index].weights)
         return model
 
     def save(self) -> None:
         """Writes a checkpoint of this step; all processes must call it."""
         if self.accelerator.is_main_process:
-            weights = {"student": self.roles.student.network.state_dict()}
+            weights = {"student": self.roles.student.state()}
             if self.roles.target is not self.roles.student:
-                weights["target"] = self.roles.target.network.state_dict()
+                weights["target"] = self.roles.target.state()
             weights |= {f"ema-{ema.rate}": ema.weights for ema in self.emas}
             checkpoint.save(
                 self.out,
@@ -174,9 +174,9 @@ class Trainer:
     def resume(self, saved: checkpoint.Checkpoint) -> None:
         """Goes on from a checkpoint of the same recipe."""
         device = self.accelerator.device
-        self.roles.student.network.load_state_dict(saved.weights("student"))
+        self.roles.student.load_state(saved.weights("student"))
         if self.roles.target is not self.roles.student:
-            self.roles.target.network.load_state_dict(saved.weights("target"))
+            self.roles.target.load_state(saved.weights("target"))
         for ema in self.emas:
             ema.load(saved.weights(f"ema-{ema.rate}"))
         state = saved.resume_state(device)
@@ -223,7 +223,7 @@ class Trainer:
 
     def _average(self) -> None:
         for ema in self.emas:
-            ema.update(self.roles.student.network, self.step)
+            ema.update(self.roles.student.state(), self.step)
         if self.roles.target is not self.roles.student:
             decay = self.loss.target_decay(self.step, self.settings.steps)
             target, student = self.roles.target.network, self.roles.student.network

@@ -68,9 +68,14 @@ def weight(name: Weighting, t: Tensor, r: Tensor, sigma_data: float) -> Tensor:
 
 
 class Loss(ABC):
-    """A training objective; a subclass is a frozen dataclass whose fields are its recipe keys."""
+    """A training objective; a subclass is a frozen dataclass whose fields are its recipe keys.
+
+    `needs_teacher_model`: it distils. `learns_weight`: the student gets a `log_weight`. `kind`:
+    what the student becomes.
+    """
 
     needs_teacher_model: ClassVar[bool]
+    learns_weight: ClassVar[bool] = False
     kind: ClassVar[Kind] = "consistency"
 
     @abstractmethod

@@ -18,7 +18,7 @@ from cmtool.checkpoint import Checkpoint, Meta
 from cmtool.data.base import ImageSet
 from cmtool.data.catalog import open_data
 from cmtool.data.loader import Loader
-from cmtool.denoiser import Denoiser
+from cmtool.denoiser import Denoiser, LogWeight
 from cmtool.errors import CheckpointError, RecipeError
 from cmtool.losses.base import Roles
 from cmtool.recipe import Override, Recipe
@@ -266,6 +266,8 @@ def _accelerator(prepared: Prepared) -> Accelerator:
 
 def _trainer(prepared: Prepared, accelerator: Accelerator) -> Trainer:
     recipe, device = prepared.recipe, accelerator.device
+    if recipe.loss.learns_weight:
+        prepared.student.log_weight = LogWeight()
     student = prepared.student.to(device)
     target = student
     if recipe.loss.target_decay(0, recipe.train.steps) > 0:

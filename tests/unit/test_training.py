@@ -151,13 +151,13 @@ def test_target_follows_the_student_with_mu(job):
 
 def test_averages_equal_their_closed_form():
     network = nn.Linear(1, 1, bias=False)
-    ema = Ema(network, 0.9, warmup=False)
+    ema = Ema(network.state_dict(), 0.9, warmup=False)
     with torch.no_grad():
         start = network.weight.clone()
         expected = start.clone()
         for k in range(5):
             network.weight.fill_(float(k))
-            ema.update(network, k)
+            ema.update(network.state_dict(), k)
             expected = 0.9 * expected + 0.1 * k
     torch.testing.assert_close(ema.weights["weight"], expected)
 
@@ -166,12 +166,13 @@ def test_a_young_average_forgets_its_start():
     network = nn.Linear(1, 1, bias=False)
     with torch.no_grad():
         network.weight.fill_(100.0)
-    slow, warm = Ema(network, 0.9999, warmup=False), Ema(network, 0.9999, warmup=True)
+    slow = Ema(network.state_dict(), 0.9999, warmup=False)
+    warm = Ema(network.state_dict(), 0.9999, warmup=True)
     with torch.no_grad():
         network.weight.fill_(1.0)
     for k in range(100):
-        slow.update(network, k)
-        warm.update(network, k)
+        slow.update(network.state_dict(), k)
+        warm.update(network.state_dict(), k)
     assert slow.weights["weight"].item() > 99
     # prod over k of (k + 1) / (k + 10) = 9! 100! / 109!
     left = 99 * math.factorial(9) * math.factorial(100) / math.factorial(109)
@@ -180,8 +181,8 @@ def test_a_young_average_forgets_its_start():
 
 def test_averages_stay_float32_for_low_precision_weights():
     network = nn.Linear(2, 2).bfloat16()
-    ema = Ema(network, 0.5)
-    ema.update(network, 0)
+    ema = Ema(network.state_dict(), 0.5)
+    ema.update(network.state_dict(), 0)
     assert ema.weights["weight"].dtype == torch.float32
 
 
