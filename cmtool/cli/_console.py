@@ -50,25 +50,42 @@ def training_bar() -> Iterator[Callable[["StepReport", "Trainer"], None]]:
         TextColumn("{task.fields[facts]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=_err, disable=not FIRST) as bar:
-        task = bar.add_task("train", total=None, facts="")
-        smooth = 0.0
+    bar = Progress(*columns, console=_err, disable=not FIRST)
+    task = bar.add_task("train", total=None, facts="")
+    smooth = 0.0
 
-        def show(report: "StepReport", trainer: "Trainer") -> None:
-            nonlocal smooth
-            smooth = report.loss if smooth == 0 else 0.95 * smooth + 0.05 * report.loss
-            rate = trainer.settings.batch_size / report.seconds
-            levels = "".join(f" {k} {report.stats[k]:g}" for k in ("N", "mu") if k in report.stats)
-            facts = f"loss {smooth:.4g}  {rate:.0f} images/s {levels}"
-            bar.update(task, total=trainer.settings.steps, completed=report.index, facts=facts)
+    def show(report: "StepReport", trainer: "Trainer") -> None:
+        nonlocal smooth
+        bar.start()  # Not before: a run that cannot start shows its error alone.
+        smooth = report.loss if smooth == 0 else 0.95 * smooth + 0.05 * report.loss
+        rate = trainer.settings.batch_size / report.seconds
+        levels = "".join(f" {k} {report.stats[k]:g}" for k in ("N", "mu") if k in report.stats)
+        facts = f"loss {smooth:.4g}  {rate:.0f} images/s {levels}"
+        bar.update(task, total=trainer.settings.steps, completed=report.index, facts=facts)
 
+    try:
         yield show
+    finally:
+        _stop(bar)
 
 
 @contextmanager
 def counting_bar(noun: str) -> Iterator[Callable[[int, int], None]]:
     """A bar that is told (done, total)."""
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn(noun), TimeRemainingColumn())
-    with Progress(*columns, console=_err, disable=not FIRST, transient=True) as bar:
-        task = bar.add_task(noun, total=None)
-        yield lambda done, total: bar.update(task, total=total, completed=done)
+    bar = Progress(*columns, console=_err, disable=not FIRST, transient=True)
+    task = bar.add_task(noun, total=None)
+
+    def show(done: int, total: int) -> None:
+        bar.start()
+        bar.update(task, total=total, completed=done)
+
+    try:
+        yield show
+    finally:
+        _stop(bar)
+
+
+def _stop(bar: Progress) -> None:
+    if bar.live.is_started:  # Otherwise `stop` would print an empty line.
+        bar.stop()

@@ -1,6 +1,8 @@
 """The command group: a user's mistake is one message and an exit code, never a traceback."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from typer.core import TyperGroup
@@ -12,24 +14,50 @@ from cmtool.errors import CmtoolError
 class Group(TyperGroup):
     """Prints `CmtoolError`s and exits with their code; `--debug` shows where they came from."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads the options before the command's name; `--list` acts here."""
+        with _told(debug="--debug" in args):
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Runs the command."""
-        try:
+        with _told(debug=ctx.params.get("debug", False)):
             return super().invoke(ctx)
-        except CmtoolError as problem:
-            if ctx.params.get("debug"):
-                raise
-            error(problem.message, problem.hint)
-            sys.exit(problem.exit_code)
-        except KeyboardInterrupt:
-            error("stopped before there was anything to save", None)
-            sys.exit(130)
-        except OSError as problem:
-            if ctx.params.get("debug"):
-                raise
-            place = f" '{problem.filename}'" if problem.filename else ""
-            error(
-                f"{problem.strerror or problem}{place}",
-                "check the path, its rights and the free space",
-            )
-            sys.exit(2)
+
+
+@contextmanager
+def _told(*, debug: bool) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        error("stopped before there was anything to save", None)
+        sys.exit(130)
+    except BrokenPipeError:
+        raise
+    except (CmtoolError, OSError, MemoryError, RuntimeError) as problem:
+        told = _as_error(problem)
+        if debug or told is None:
+            raise
+        error(told.message, told.hint)
+        sys.exit(told.exit_code)
+
+
+def _as_error(problem: Exception) -> CmtoolError | None:
+    """What to tell the user; None for a bug of ours."""
+    if isinstance(problem, CmtoolError):
+        return problem
+    if isinstance(problem, OSError):
+        place = f" '{problem.filename}'" if problem.filename else ""
+        reason = (problem.strerror or str(problem)).lower()
+        return CmtoolError(
+            f"cannot use{place}: {reason}", "check the path, its rights and the free space"
+        )
+    # torch says a lack of memory in a RuntimeError; nothing heavy may be imported here to ask.
+    if isinstance(problem, MemoryError) or "memory" in str(problem).lower():
+        full = CmtoolError(
+            "out of memory",
+            "a smaller --batch-size or network; --set train.micro_batch=8 takes a batch in parts",
+        )
+        full.exit_code = 1
+        return full
+    return None

@@ -19,6 +19,7 @@ def listing(kind: str) -> str:
         return "\n".join(f"{name:14} {text}" for name, text in data.DESCRIPTIONS.items())
     if kind not in KINDS:
         raise RecipeError(
-            f"--list '{kind}'{did_you_mean(kind, KINDS)}", f"kinds are {', '.join(KINDS)}"
+            f"nothing to list of kind '{kind}'{did_you_mean(kind, KINDS)}",
+            f"kinds are {', '.join(KINDS)}",
         )
     return "\n".join(registry.names(kind))

@@ -21,7 +21,14 @@ MethodOpt = Annotated[
 ]
 RecipeArg = Annotated[
     str | None,
-    typer.Argument(metavar="[RECIPE]", help="A recipe's name or file, see --list recipes."),
+    typer.Argument(metavar="RECIPE", help="A recipe's name or file, see --list recipes."),
+]
+ModelArg = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="MODEL",
+        help="A run, a .safetensors or a .pt file; the newest one-step model in runs/ if left out.",
+    ),
 ]
 FactsOpt = Annotated[
     list[str],

@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 def info(
     what: Annotated[
-        str | None, typer.Argument(metavar="[MODEL|DATA]", help="Nothing describes this machine.")
+        str | None, typer.Argument(metavar="MODEL|DATA", help="Nothing describes this machine.")
     ] = None,
     facts: FactsOpt = [],  # noqa: B006 - Typer copies it
     data_dir: Annotated[Path | None, typer.Option(help="Where data sets lie.")] = None,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cmtool.cli._console import counting_bar, result, say
-from cmtool.cli._options import DeviceOpt, FactsOpt, WeightsOpt
+from cmtool.cli._options import DeviceOpt, FactsOpt, ModelArg, WeightsOpt
 
 
 def register(app: typer.Typer) -> None:
@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
 
 
 def sample(
-    model: Annotated[Path, typer.Argument(help="A run, a .safetensors or a .pt file.")],
+    model: ModelArg = None,
     steps: Annotated[
         int | None,
         typer.Option(
@@ -37,7 +37,7 @@ def sample(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER|GRID.png|FILE.npz", help="Where to.", rich_help_panel="Output"
+            help="Where to.", metavar="FOLDER|GRID.png|FILE.npz", rich_help_panel="Output"
         ),
     ] = None,
     overwrite: Annotated[

@@ -40,7 +40,10 @@ def train(
 
     Writes runs/DATA-METHOD: checkpoints, recipe.toml, log.jsonl and samples/.
     """
+    from cmtool.errors import RecipeError
     from cmtool.workflows.load import parse_facts
     from cmtool.workflows.train import plan
 
+    if facts and init is None:
+        raise RecipeError("--as describes the model of --init, which is missing", "--init MODEL")
     run(options, recipe, lambda job, to: plan(job, init, parse_facts(facts), to))

@@ -56,7 +56,7 @@ def plan_for(
     if steps is not None and times is not None:
         raise RecipeError("--steps and --times exclude each other", "--times alone says how many")
     if steps is not None and steps < 1:
-        raise RecipeError(f"--steps must be at least 1, got {steps}")
+        raise RecipeError(f"--steps must be at least 1, got {steps}", "--steps 1")
     if times is not None:
         _check_times(model, times)
     if model.kind == "consistency":
@@ -133,7 +133,9 @@ def parse_times(text: str, sigma_data: float) -> list[float]:
                 f"--times: unknown kind '{kind}'", "80 is a noise level, trig:1.1 an angle"
             )
         if kind == "trig" and not 0 < value < math.pi / 2:
-            raise RecipeError(f"--times: an angle lies between 0 and pi/2, got {value:g}")
+            raise RecipeError(
+                f"--times: an angle lies between 0 and pi/2, got {value:g}", "--times trig:1.5"
+            )
         levels.append(sigma_data * math.tan(value) if kind == "trig" else value)
     return levels
 
@@ -143,18 +145,21 @@ def _check_times(model: Denoiser, times: Sequence[float]) -> None:
     if not times:
         raise RecipeError("--times needs at least one noise level")
     if not all(map(math.isfinite, times)):
-        raise RecipeError(f"--times must be finite numbers, got {text}")
+        raise RecipeError(f"--times must be finite numbers, got {text}", "--times 80,0.8")
     ordered = sorted(set(times), reverse=True)
     if list(times) != ordered:
         hint = "--times " + ",".join(f"{t:g}" for t in ordered)
         raise RecipeError(f"--times must decrease, got {text}", hint)
     low, high = _noise_range(model)
     # Levels that went through an angle and back may differ in the last digit.
+    hint = "--times " + ",".join(f"{min(max(t, low), high):g}" for t in times)
     if times[0] > high * (1 + 1e-9):
-        raise RecipeError(f"--times {times[0]:g} is above the model's largest noise level {high:g}")
+        raise RecipeError(
+            f"--times {times[0]:g} is above the model's largest noise level {high:g}", hint
+        )
     if times[-1] < low * (1 - 1e-9):
         raise RecipeError(
-            f"--times {times[-1]:g} is below the model's smallest noise level {low:g}"
+            f"--times {times[-1]:g} is below the model's smallest noise level {low:g}", hint
         )
 
 

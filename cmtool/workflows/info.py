@@ -13,7 +13,7 @@ from cmtool import checkpoint
 from cmtool.data import names as data_names
 from cmtool.data.catalog import open_data
 from cmtool.data.places import cache_dir
-from cmtool.errors import DataError
+from cmtool.errors import DataError, did_you_mean
 from cmtool.workflows._machine import cpp_compiler, has_bf16
 from cmtool.workflows.load import open_model
 
@@ -52,7 +52,8 @@ def describe(
     if path.exists():
         return _model(path, facts)
     raise DataError(
-        f"'{what}' is neither a model nor a data set", f"data sets: {', '.join(data_names.names())}"
+        f"'{what}' is neither a model nor a data set{did_you_mean(what, data_names.names())}",
+        f"the path of either, or a data set's name: {', '.join(data_names.names())}",
     )
 
 

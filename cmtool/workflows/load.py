@@ -1,5 +1,7 @@
 """Opens a model wherever it comes from: our directory, our single file, or published weights."""
 
+import math
+import pickle
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from torch import Tensor
 from cmtool import checkpoint
 from cmtool.checkpoint import Checkpoint, Meta
 from cmtool.denoiser import Denoiser, Kind
-from cmtool.errors import CheckpointError, DeviceError, did_you_mean
+from cmtool.errors import CheckpointError, CmtoolError, DeviceError, did_you_mean
 from cmtool.foreign import openai
 from cmtool.losses.cd import CD
 from cmtool.losses.dsm import DSM
@@ -30,6 +32,10 @@ FACTS: dict[str, type] = {
     "sigma_max": float,
 }
 """What a state dict's tensors do not tell, and `--as` does."""
+DEVICES = ("cpu", "cuda", "mps")
+
+
+A_MODEL = "a model is a run directory, a .safetensors or a .pt file"
 
 
 def silent(message: str) -> None:
@@ -97,11 +103,17 @@ def open_model(
         found = Checkpoint.open(path)
         return Model(found.denoiser(weights), found.recipe, found.meta, str(found.path))
     if not path.is_file():
+        raise CheckpointError(f"there is no model '{path}'", A_MODEL)
+    if (path.parent / "meta.json").is_file():
         raise CheckpointError(
-            f"there is no model '{path}'",
-            "a model is a run directory, a .safetensors or a .pt file",
+            f"'{path}' is a part of the checkpoint '{path.parent}'", "give the folder instead"
         )
     config, state = _read_file(path)
+    if weights != "ema":
+        raise CheckpointError(
+            f"'{path}' is one file with one set of weights, it has no '{weights}'",
+            "drop --weights",
+        )
     if config is not None:
         _refuse(facts, path)
         meta, recipe = checkpoint.parse_config(config, str(path))
@@ -112,6 +124,37 @@ def open_model(
     raise CheckpointError(
         f"'{path}' holds weights of an unknown layout ({len(state)} tensors: {some}, ...)",
         "known are this tool's own files and OpenAI's consistency-model layout",
+    )
+
+
+def newest_run(root: Path, kind: Kind, say: Say) -> Path:
+    """The newest finished run of a kind.
+
+    Args:
+        root: Where the runs are.
+        kind: "diffusion" or "consistency".
+        say: Is told which run it is, and which were passed over and why.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    marks = root.glob("*/latest")
+    for run in [p.parent for p in sorted(marks, key=lambda p: p.stat().st_mtime, reverse=True)]:
+        try:
+            found = Checkpoint.open(run)
+        except CmtoolError as error:
+            say(f"passed over {run}: {error.message}")
+            continue
+        done, all_steps = found.meta.step, found.recipe.train.steps
+        if found.meta.kind != kind:
+            say(f"passed over {run}: a {found.meta.kind} model")
+        elif done < all_steps:
+            say(f"passed over {run}: at step {done} of {all_steps}")
+        else:
+            return run
+    raise CheckpointError(
+        f"no model is given, and '{root}' holds no finished {kind} model",
+        "cmtool sample MODEL, or make one: cmtool distill",
     )
 
 
@@ -134,7 +177,7 @@ def _from_openai(
     known = assumed | known
     if "image_size" not in known:
         raise CheckpointError(
-            f"'{path}' does not tell the size of its images", "--as image_size=64, say"
+            f"'{path}' does not tell the size of its images", "--as image_size=64, for example"
         )
     size = int(known["image_size"])
     network, channels, num_classes = openai.infer(state, size, int(known["head_channels"]))
@@ -187,14 +230,16 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind = str(device).partition(":")[0]
+    if kind not in DEVICES:
+        guess = did_you_mean(kind, DEVICES)
+        raise DeviceError(f"unknown device '{device}'{guess}", "--device cpu, cuda or mps")
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise DeviceError(
-            f"no device '{device}' here: {reason}", "--device cpu, cuda or mps"
-        ) from None
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise DeviceError(f"no device '{device}' here: {reason}", "--device cpu") from None
     return chosen
 
 
@@ -209,8 +254,8 @@ def _checked(facts: Mapping[str, Any]) -> dict[str, Any]:
         except (TypeError, ValueError):
             wanted = FACTS[key].__name__
             raise CheckpointError(f"--as {key}: expected {wanted}, got '{value}'") from None
-        if isinstance(checked[key], int | float) and checked[key] <= 0:
-            raise CheckpointError(f"--as {key}: must be above 0, got {checked[key]}")
+        if isinstance(checked[key], int | float) and not 0 < checked[key] < math.inf:
+            raise CheckpointError(f"--as {key}: needs 0 < {key} < inf, got {checked[key]}")
     if checked.get("precond", "edm") not in ("edm", "consistency"):
         raise CheckpointError(
             f"--as precond: expected 'edm' or 'consistency', got '{checked['precond']}'"
@@ -230,26 +275,24 @@ def _read_file(path: Path) -> tuple[str | None, dict[str, Tensor]]:
     """The configuration, if the file is ours, and the tensors."""
     with path.open("rb") as file:
         magic = file.read(16)
-    if path.suffix == ".safetensors":
-        config = checkpoint.read_header(path)
-        return config, checkpoint.read_tensors(path)
-    if not zipfile.is_zipfile(path):
+    if magic[8:9] == b"{" and int.from_bytes(magic[:8], "little") < 10**8:
+        return checkpoint.read_header(path), checkpoint.read_tensors(path)
+    if not _is_torch_zip(path):
         raise CheckpointError(
-            f"'{path}' is not a model file: it seems to be {what_it_seems(magic)}",
-            "a model is a run directory, a .safetensors or a .pt file",
+            f"'{path}' is not a model file: it seems to be {what_it_seems(magic)}", A_MODEL
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for damaged and for code-carrying files
-        reason = str(error).strip().splitlines()[0]
+    except pickle.UnpicklingError:
         raise CheckpointError(
-            f"'{path}' is damaged, or holds more than plain tensors, and is not opened: {reason}",
-            "save its state_dict() alone, or fetch the file again",
+            f"'{path}' holds more than plain tensors, which could run code, and is not opened",
+            "save its state_dict() alone, or fetch the file again if it should hold nothing else",
         ) from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"'{path}' holds a {type(content).__name__}, not weights by name")
-    config = content.get(checkpoint.HEADER)
-    state = content.get("weights") if config is not None else content
+    except Exception as error:  # torch raises many kinds for damaged files
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"'{path}' is damaged: {reason}", "fetch the file again") from None
+    config = content.get(checkpoint.HEADER) if isinstance(content, dict) else None
+    state = content if config is None else content.get("weights")
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(
             f"'{path}' does not hold weights by name", "save the model's state_dict() alone"
@@ -257,11 +300,22 @@ def _read_file(path: Path) -> tuple[str | None, dict[str, Tensor]]:
     return config, state
 
 
+def _is_torch_zip(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/data.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
+
+
 def what_it_seems(magic: bytes) -> str:
     """A guess in words from a file's first bytes."""
     if not magic:
         return "an empty file"
     known = {
+        b"PK\x03\x04": "a zip archive of something else, or cut short (a copy that failed?)",
         b"\x89PNG": "a PNG image",
         b"\xff\xd8\xff": "a JPEG image",
         b"GIF8": "a GIF image",
@@ -274,8 +328,6 @@ def what_it_seems(magic: bytes) -> str:
         b"version https": "a Git LFS pointer (run git lfs pull)",
     }
     for start, name in known.items():
-        if magic.startswith(start):
+        if magic.lower().startswith(start.lower()):
             return name
-    if int.from_bytes(magic[:8], "little") < 10**8 and magic[8:9] == b"{":
-        return "a safetensors file with another name"
     return "text" if magic.isascii() else "something else"

@@ -10,14 +10,10 @@ from torch import Tensor
 
 from cmtool import images
 from cmtool.denoiser import Denoiser
-from cmtool.errors import CheckpointError, RecipeError
+from cmtool.errors import RecipeError, did_you_mean
 from cmtool.workflows._draw import Plan, draw, parse_times, plan_for
-from cmtool.workflows._output import open_writer
-from cmtool.workflows.load import Say, load, open_model, pick_device, silent
-
-DIFFUSION_NFE = 35
-"""Network evaluations for a diffusion model unless told otherwise: Heun on 18 levels, as EDM for
-CIFAR-10."""
+from cmtool.workflows._output import check_target, open_writer
+from cmtool.workflows.load import Say, load, newest_run, open_model, pick_device, silent
 
 
 @dataclass(frozen=True)
@@ -93,7 +89,7 @@ def sample(
 
 
 def sample_to_files(
-    path: Path,
+    path: Path | None,
     request: Request,
     *,
     weights: str = "ema",
@@ -106,7 +102,7 @@ def sample_to_files(
     `.npz`; constant memory.
 
     Args:
-        path: The model.
+        path: The model; None is the newest finished consistency model under `runs`.
         request: What to draw, and where to.
         weights: See `load`.
         facts: See `load`.
@@ -120,14 +116,15 @@ def sample_to_files(
     _check_request(request.n, request.seed)
     if request.batch_size is not None and request.batch_size < 1:
         raise RecipeError(f"--batch-size must be at least 1, got {request.batch_size}")
+    if request.out is not None:
+        check_target(request.out, overwrite=request.overwrite)
+    path = path or newest_run(Path("runs"), "consistency", say)
     opened = open_model(path, weights=weights, facts=facts, say=say)
     model = opened.denoiser.to(pick_device(device))
     times = None if request.times is None else parse_times(request.times, model.precond.sigma_data)
     plan = plan_for(model, request.steps, times, request.solver)
     chosen = pick_label(model, request.label)
     target = request.out or _free_folder(path, plan)
-    if target.exists() and not request.overwrite:
-        raise CheckpointError(f"'{target}' is there already", "--overwrite, or another --out")
     say(f"{model.kind} model {opened.source}: {plan}")
     batches = chunks(request.n, request.batch_size or default_batch(model))
     with open_writer(target, request.n, model.image_shape) as writer:
@@ -148,13 +145,19 @@ def pick_label(model: Denoiser, label: int | str | None) -> int | None:
     if label is None:
         return None
     if not model.classes:
-        raise RecipeError(f"--label {label}: the model is unconditional", "drop --label")
+        raise RecipeError(f"--label '{label}': the model knows no classes", "drop --label")
     if str(label) in model.classes:
         return model.classes.index(str(label))
-    if str(label).lstrip("-").isdigit() and 0 <= int(label) < model.num_classes:
+    numbers = [str(i) for i in range(model.num_classes)]
+    if str(label) in numbers:
         return int(label)
-    names = ", ".join(model.classes[:20])
-    raise RecipeError(f"--label {label}: no such class", f"0 .. {model.num_classes - 1} or {names}")
+    guess, names = "", ""
+    if list(model.classes) != numbers:
+        guess = did_you_mean(str(label), model.classes)
+        names = f" or a name: {', '.join(model.classes[:20])}"
+    raise RecipeError(
+        f"the model has no class '{label}'{guess}", f"--label 0 .. {model.num_classes - 1}{names}"
+    )
 
 
 def default_batch(model: Denoiser) -> int:
@@ -171,8 +174,8 @@ def chunks(n: int, size: int) -> list[range]:
 def _check_request(n: int, seed: int) -> None:
     if n < 1:
         raise RecipeError(f"--n must be at least 1, got {n}")
-    if seed < 0:
-        raise RecipeError(f"--seed must not be negative, got {seed}")
+    if not 0 <= seed < 2**63:
+        raise RecipeError(f"--seed must be 0 or more and below 2^63, got {seed}")
 
 
 def _free_folder(path: Path, plan: Plan) -> Path:
