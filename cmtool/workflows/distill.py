@@ -49,18 +49,22 @@ def _check_teacher(model: Model, recipe: Recipe, data: ImageSet) -> None:
         )
     if teacher.image_shape != data.image_shape:
         theirs, ours = "x".join(map(str, teacher.image_shape)), "x".join(map(str, data.image_shape))
+        same_channels = teacher.image_shape[0] == data.image_shape[0]
+        size = f"--set data.image_size={teacher.image_shape[1]}, or " if same_channels else ""
         raise CheckpointError(
             f"the teacher makes {theirs} images (CxHxW), '{data.name}' has {ours}",
-            f"--set data.image_size={teacher.image_shape[1]}, or another teacher",
+            f"{size}another teacher",
         )
-    if recipe.data.conditional and teacher.num_classes != data.num_classes:
+    labelled = bool(teacher.classes) or recipe.data.conditional
+    if labelled and teacher.num_classes != data.num_classes:
+        drop = "" if teacher.classes else "--set data.conditional=false, or "
         raise CheckpointError(
             f"the teacher has {teacher.num_classes} classes, '{data.name}' has {data.num_classes}",
-            "--set data.conditional=false, or another teacher",
+            f"{drop}another teacher",
         )
-    if recipe.teacher.guidance != 1.0 and not recipe.data.conditional:
+    if recipe.teacher.guidance != 1.0 and not labelled:
         raise RecipeError(
-            "teacher.guidance needs class labels", "--set data.conditional=true, or guidance 1"
+            "teacher.guidance needs a teacher with classes", "--set teacher.guidance=1"
         )
 
 
@@ -75,9 +79,11 @@ def _follow(model: Model, recipe: Recipe, say: Say) -> Recipe:
         noise_input=theirs.denoiser.noise_input,
         boundary=schedule.t_min,
     )
-    say(f"teacher {model.source}: {type(theirs.network).__name__}")
+    classes = model.denoiser.num_classes
+    say(f"teacher {model.source}: {type(theirs.network).__name__}, {classes or 'no'} classes")
     return replace(
         recipe,
+        data=replace(recipe.data, conditional=classes > 0),
         network=recipe.network or theirs.network,
         schedule=schedule,
         denoiser=replace(denoiser, precond="consistency"),
