@@ -3,6 +3,7 @@ needs no state."""
 
 import math
 
+import torch
 from torch import Tensor
 
 from cmtool.schedules.base import Schedule
@@ -14,6 +15,18 @@ def grid_pairs(schedule: Schedule, levels: int, u: Tensor) -> tuple[Tensor, Tens
     grid = schedule.grid(levels).to(u)
     index = (u * (levels - 1)).long()
     return grid[index], grid[index + 1]
+
+
+def continuous_pairs(schedule: Schedule, levels: float, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Times t (B,), brought into the schedule's range, and r one step of a grid of `levels` below.
+
+    Times within a hundredth of such a step from t_min are moved up to it, so that t > r always.
+    """
+    ends = torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64)
+    low, high = schedule.warp(ends).tolist()
+    step = (high - low) / (levels - 1)
+    warped = schedule.warp(t).clamp(low + step / 100, high)
+    return schedule.unwarp(warped), schedule.unwarp((warped - step).clamp(min=low))
 
 
 def progressive_levels(index: int, total: int, levels_min: int, levels_max: int) -> int:

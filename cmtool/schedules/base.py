@@ -31,10 +31,20 @@ class Schedule(ABC):
     def __call__(self, t: Tensor) -> Scales:
         """Scales at times t of any shape, in t's dtype."""
 
+    def warp(self, t: Tensor) -> Tensor:
+        """The coordinate, growing with t, in which the grid is even."""
+        return t
+
+    def unwarp(self, w: Tensor) -> Tensor:
+        """The inverse of `warp`."""
+        return w
+
+    @final
     def between(self, t: Tensor, r: Tensor, n: int) -> Tensor:
-        """n >= 2 times from t down to r, spaced the schedule's own way: (*) and (*) -> (n, *)."""
+        """n >= 2 times from t down to r, even in `warp`: (*) and (*) -> (n, *)."""
         steps = torch.linspace(0, 1, n, dtype=t.dtype, device=t.device)
-        return t + steps.reshape(-1, *(1,) * t.ndim) * (r - t)
+        start, end = self.warp(t), self.warp(r)
+        return self.unwarp(start + steps.reshape(-1, *(1,) * t.ndim) * (end - start))
 
     def to_edm(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """(x_t, t) in EDM's frame: (x / alpha, sigma / alpha), images plus noise of that level."""

@@ -56,7 +56,8 @@ class Karras(Schedule):
     def from_sigma(self, sigma: Tensor) -> Tensor:
         return sigma
 
-    def between(self, t: Tensor, r: Tensor, n: int) -> Tensor:
-        steps = torch.linspace(0, 1, n, dtype=t.dtype, device=t.device)
-        start, end = t ** (1 / self.rho), r ** (1 / self.rho)
-        return (start + steps.reshape(-1, *(1,) * t.ndim) * (end - start)) ** self.rho
+    def warp(self, t: Tensor) -> Tensor:
+        return t ** (1 / self.rho)
+
+    def unwarp(self, w: Tensor) -> Tensor:
+        return w**self.rho

@@ -9,7 +9,12 @@ from torch import nn
 
 from cmtool import registry
 from cmtool.denoiser import EDM, Consistency, Denoiser
-from cmtool.losses._pairs import adaptive_decay, doubling_levels, progressive_levels
+from cmtool.losses._pairs import (
+    adaptive_decay,
+    continuous_pairs,
+    doubling_levels,
+    progressive_levels,
+)
 from cmtool.losses.base import Roles, Step
 from cmtool.losses.cd import CD
 from cmtool.networks.tiny import Tiny
@@ -162,10 +167,33 @@ def test_student_and_target_drop_the_same_units(name):
 
 
 def test_share_at_max_starts_exactly_that_share_from_pure_noise():
-    loss = CD("l2", share_at_max=0.25, levels=1000)
-    t, r = loss.pairs(_roles(loss), _step(64))
-    assert (t == 80).sum() in (16, 17)
+    for times in ("grid", "continuous"):
+        loss = CD("l2", share_at_max=0.25, levels=1000, times=times, p_mean=-2.0, p_std=0.5)
+        t, r = loss.pairs(_roles(loss), _step(64))
+        assert (t > 79.99).sum() in (16, 17)
+        assert (r < t).all()
+
+
+@pytest.mark.parametrize("name", registry.names("schedules"))
+def test_continuous_pairs_are_one_grid_step_apart_wherever_they_are(name):
+    """From a time of the grid, the next one is the grid's own."""
+    schedule = registry.load("schedules", name)()
+    grid = schedule.grid(12)
+    t, r = continuous_pairs(schedule, 12, grid[:-1])
+    torch.testing.assert_close(t, grid[:-1])
+    torch.testing.assert_close(r, grid[1:], rtol=1e-9, atol=1e-12)
+    t, r = continuous_pairs(schedule, 5.5, torch.tensor([1e-9, 1e9], dtype=torch.float64))
+    assert t[1] == pytest.approx(schedule.t_max)
+    assert r[0] == pytest.approx(schedule.t_min)
     assert (r < t).all()
+
+
+def test_number_of_levels_grows_by_one_factor_and_hits_its_ends():
+    loss = CD(times="continuous", levels=32, levels_min=2)
+    n = [loss.levels_at(k, 5) for k in range(5)]
+    assert n == pytest.approx([2, 4, 8, 16, 32])
+    assert CD(levels=20).levels_at(3, 5) == 20
+    assert CD(levels=9, levels_min=2).levels_at(1, 3) == round(math.sqrt(18))
 
 
 def test_grid_pairs_are_neighbours_and_all_occur():

@@ -76,7 +76,7 @@ def test_pair_losses(models, key):
     # The middle of each pair's share of [0, 1), so that our draw gives the stored pair.
     rng = Recorded([STORED["noise"]], (indices + 0.5) / (n - 1))
     if mode == "cd":
-        loss, teacher = CD(distance, None, weighting, n), Teacher(Karras(), Heun(), model)
+        loss, teacher = CD(distance, None, weighting, levels=n), Teacher(Karras(), Heun(), model)
     else:
         loss = CT(distance, None, weighting, levels_min=n, levels_max=n)
         teacher = Teacher(Karras(), Euler())
