@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -91,9 +91,16 @@ class Meta:
                 )
             for key in ("image_shape", "classes", "weights"):
                 fields[key] = tuple(fields[key])
+            shape, counts = fields["image_shape"], (fields["step"], fields["images"])
+            if fields["kind"] not in get_args(Kind) or len(shape) != 3:
+                raise ValueError(f"kind '{fields['kind']}', image_shape {shape}")
+            if any(type(n) is not int for n in (*shape, *counts)) or min(shape) < 1:
+                raise ValueError("image_shape, step and images must be whole numbers")
             return cls(**fields)
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{where} is damaged: {error}") from None
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise CheckpointError(
+                f"{where} is damaged: {error}", "use an earlier checkpoint, or fetch it again"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,9 @@ class Checkpoint:
         """Reads weights by their stored name, after checking their hash."""
         file = self.path / f"{name}.safetensors"
         if not file.is_file():
-            raise CheckpointError(f"{self.path} has no file {file.name}")
+            raise CheckpointError(
+                f"{self.path} has no file {file.name}", "use an earlier checkpoint"
+            )
         if _sha256(file) != self.meta.sha256.get(name):
             raise CheckpointError(
                 f"{file} is damaged: its hash is not the one in meta.json",
@@ -157,9 +166,16 @@ class Checkpoint:
         file = self.path / "resume" / "state.pt"
         if not file.is_file():
             raise CheckpointError(
-                f"{self.path} has no {file.name}; it cannot be resumed", "use --init"
+                f"{self.path} has no resume/{file.name}; it cannot be resumed",
+                f"start a new run from its weights: --init {self.path}",
             )
-        state: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
+        try:
+            state: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
+        except Exception:  # torch raises many kinds for damaged files
+            raise CheckpointError(
+                f"{file} is damaged; the run cannot be resumed from it",
+                f"start a new run from its weights: --init {self.path}",
+            ) from None
         return state
 
 
@@ -335,7 +351,11 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise CheckpointError(
+            f"cannot read {path}: {str(reason).lower()}",
+            "use an earlier checkpoint, or fetch it again",
+        ) from None
 
 
 def _write_atomic(path: Path, text: str) -> None:
