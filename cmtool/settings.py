@@ -106,6 +106,7 @@ class TrainSettings:
         batch_size: Images per update, over all processes.
         micro_batch: Most images per forward on one process; left out, all of its share.
         lr: Learning rate after the warm-up.
+        scale_lr: Lower it for a batch that the command line makes smaller than the recipe's.
         optimizer: The update rule.
         betas: Decay of its first and second moment.
         weight_decay: Decoupled weight decay.
@@ -130,6 +131,7 @@ class TrainSettings:
     batch_size: int = 64
     micro_batch: int | None = None
     lr: float = 1e-4
+    scale_lr: bool = True
     optimizer: Literal["radam", "adam", "adamw"] = "radam"
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0

@@ -21,42 +21,19 @@ from cmtool.data.loader import Loader
 from cmtool.denoiser import Denoiser, LogWeight
 from cmtool.errors import CheckpointError, RecipeError
 from cmtool.losses.base import Roles
-from cmtool.recipe import Override, Recipe
+from cmtool.recipe import Recipe
 from cmtool.rng import mix
 from cmtool.solvers.base import Solver
 from cmtool.solvers.euler import Euler
 from cmtool.teacher import Teacher
 from cmtool.training import StepReport, Trainer
 from cmtool.workflows._draw import draw, plan_for
+from cmtool.workflows._job import Job as Job
+from cmtool.workflows._job import load_recipe as load_recipe
 from cmtool.workflows._machine import resolve
 from cmtool.workflows.load import Model, Say, pick_device, silent
 
 GRID_SEED, GRID_COLUMNS, GRID_ROWS = 0, 8, 4
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a user asks of `train` or `distill`.
-
-    Args:
-        recipe: A recipe's path or name; None chooses one by data, method and machine.
-        data: Data set by name or path; None takes the recipe's.
-        method: A loss by name; None takes the recipe's.
-        overrides: `--set` and the options that stand for it.
-        out: The run directory; None is runs/DATA-METHOD.
-        data_dir: Where to look for data sets.
-        resume: Go on with the run in `out`.
-        overwrite: Replace the run in `out`.
-    """
-
-    recipe: str | None = None
-    data: str | None = None
-    method: str | None = None
-    overrides: tuple[Override, ...] = ()
-    out: Path | None = None
-    data_dir: Path | None = None
-    resume: bool = False
-    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,38 +73,6 @@ class Listeners:
 
     say: Say = silent
     progress: Callable[[StepReport, Trainer], None] = field(default=lambda report, trainer: None)
-
-
-def choose_recipe(job: Job, default_method: str, say: Say) -> str:
-    """The recipe for a job that names none: a family by data and machine, a file by method.
-
-    Raises:
-        RecipeError: Neither data nor recipe is given, or the family has no such method.
-    """
-    if job.data is None:
-        raise RecipeError("neither a recipe nor data is given", "--data NAME|FOLDER|ZIP")
-    method = job.method or default_method
-    family = job.data if job.data in ("digits", "mnist") else "cifar10"
-    if family == "cifar10" and not torch.cuda.is_available():
-        family = "cifar10-cpu"
-    name = f"{family}/{method}"
-    if name not in recipes.names():
-        has = ", ".join(r for r in recipes.names() if r.startswith(f"{family}/"))
-        raise RecipeError(f"there is no recipe '{name}'", f"{family} has {has}; or give a recipe")
-    say(f"recipe {name}")
-    if family == "cifar10-cpu":
-        say("  made for a CPU; the published settings: give cifar10/" + f"{method} as RECIPE")
-    return name
-
-
-def load_recipe(job: Job, default_method: str, say: Say) -> Recipe:
-    """The job's recipe with its overrides applied."""
-    overrides: list[Override] = list(job.overrides)
-    if job.data is not None:
-        overrides.append(("data.name", job.data))
-    if job.recipe is not None and job.method is not None:
-        overrides.append(("loss.name", job.method))
-    return recipes.load(job.recipe or choose_recipe(job, default_method, say), overrides)
 
 
 def load_data(recipe: Recipe, job: Job, say: Say) -> ImageSet:
@@ -192,8 +137,7 @@ def prepare(
     origin: dict[str, Any] = {"data": {"name": data.name, "size": len(data), **data.facts}}
     if teacher is not None:
         origin["teacher"] = teacher.source
-    overridden = tuple(o.partition("=")[0] if isinstance(o, str) else o[0] for o in job.overrides)
-    return Prepared(recipe, data, student, teacher, out, device, job.resume, overridden, origin)
+    return Prepared(recipe, data, student, teacher, out, device, job.resume, job.overridden, origin)
 
 
 def copy_weights(source: Model, student: Denoiser) -> None:
