@@ -27,13 +27,14 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Returns:
         (B, heads, N, d).
     """
-    if any(_has_tangent(a) for a in (q, k, v)):
+    if any(has_tangent(a) for a in (q, k, v)):
         with sdpa_kernel(SDPBackend.MATH):
             return F.scaled_dot_product_attention(q, k, v)
     return F.scaled_dot_product_attention(q, k, v)
 
 
-def _has_tangent(a: Tensor) -> bool:
+def has_tangent(a: Tensor) -> bool:
+    """Whether a forward-mode derivative is being taken through `a`."""
     return forward_ad.unpack_dual(a).tangent is not None  # type: ignore[no-untyped-call]
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmtool.networks._layers import attention
+from cmtool.networks._layers import attention, has_tangent, wide
 from cmtool.networks.base import Network
 
 
@@ -203,7 +203,14 @@ class Conv(nn.Module):
 
 
 def norm(x: Tensor) -> Tensor:
-    """Zero mean, unit variance over the channels of each position; statistics in float32."""
+    """Zero mean, unit variance over the channels of each position; statistics in float32.
+
+    Inside a forward-mode derivative the plain formula is taken: the gradient of `F.layer_norm`'s
+    tangent is wrong (torch 2.15).
+    """
+    if has_tangent(x):
+        variance, mean = torch.var_mean(x.to(wide(x.dtype)), -1, correction=0, keepdim=True)
+        return ((x - mean) * (variance + 1e-5).rsqrt()).to(x.dtype)
     return F.layer_norm(x, x.shape[-1:])
 
 

@@ -125,6 +125,27 @@ def test_gradient_of_jvp_is_the_finite_difference(name: str) -> None:
 
 
 @every_network
+def test_jvp_drops_the_same_units_as_its_primal(name: str) -> None:
+    """With dropout and channels-last memory; the masks are drawn once for value and tangent."""
+    spec = registry.load("networks", name)(**SMALL.get(name, {}), dropout=0.5)
+    net = spec.build(8, 3, CLASSES).double().train().to(memory_format=torch.channels_last)
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    x, c_noise, label = inputs(torch.float64)
+    x = x.contiguous(memory_format=torch.channels_last)
+    v, w, h = torch.randn_like(x), torch.randn_like(c_noise), 1e-6
+
+    def masked(x: Tensor, c_noise: Tensor) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(0)
+        return torch.func.jvp(lambda x, c: net(x, c, label), (x, c_noise), (v, w))
+
+    tangent = masked(x, c_noise)[1]
+    ahead, behind = (masked(x + s * v, c_noise + s * w)[0] for s in (h, -h))
+    assert error(tangent, (ahead - behind) / (2 * h)) < 1e-6
+    assert error(net(x, c_noise, label), masked(x, c_noise)[0]) > 1e-3
+
+
+@every_network
 def test_channels_last_changes_nothing(name: str) -> None:
     net, (x, c_noise, label) = network(name).double(), inputs(torch.float64)
     out = net(x, c_noise, label)
