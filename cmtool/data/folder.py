@@ -2,8 +2,9 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -126,7 +127,8 @@ def _geometry(
     width = height = 0
     for name in names:
         title = store.title(name)
-        w, h, grey = images.peek(store.get(name), title)
+        with _broken_file():
+            w, h, grey = images.peek(store.get(name), title)
         any_colour = any_colour or not grey
         hint = "give one size to crop and resize to: --set data.image_size=32"
         if size is None and w != h:
@@ -141,6 +143,16 @@ def _geometry(
     return size or width, channels or (3 if any_colour else 1)
 
 
+@contextmanager
+def _broken_file() -> Iterator[None]:
+    """Tells how to go on without a file that cannot be read."""
+    try:
+        yield
+    except DataError as problem:
+        hint = "mend it, or leave such files out: --set data.skip_broken=true"
+        raise DataError(problem.message, problem.hint or hint) from problem
+
+
 def _decoder(
     store: Store, names: Sequence[str], shape: tuple[int, int, int], crop: str
 ) -> Callable[[Indices], Pixels]:
@@ -150,7 +162,8 @@ def _decoder(
 
     def one(index: int) -> Pixels:
         title = store.title(names[index])
-        image = images.with_channels(images.read(store.get(names[index]), title), channels)
+        with _broken_file():
+            image = images.with_channels(images.read(store.get(names[index]), title), channels)
         try:
             return cut(image, side)
         except ValueError as problem:
