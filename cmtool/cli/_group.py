@@ -47,11 +47,9 @@ def _as_error(problem: Exception) -> CmtoolError | None:
     if isinstance(problem, CmtoolError):
         return problem
     if isinstance(problem, OSError):
-        place = f" '{problem.filename}'" if problem.filename else ""
+        place = f"cannot use '{problem.filename}': " if problem.filename else ""
         reason = (problem.strerror or str(problem)).lower()
-        return CmtoolError(
-            f"cannot use{place}: {reason}", "check the path, its rights and the free space"
-        )
+        return CmtoolError(f"{place}{reason}", "check the path, its rights and the free space")
     # torch says a lack of memory in a RuntimeError; nothing heavy may be imported here to ask.
     if isinstance(problem, MemoryError) or "memory" in str(problem).lower():
         full = CmtoolError(

@@ -76,8 +76,11 @@ def open_writer(target: Path, n: int, shape: tuple[int, int, int]) -> Iterator[W
             writer.close()
         finally:
             writer.discard()
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+    except (OSError, DataError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(cause, OSError):
+            raise
+        reason = (cause.strerror or str(cause)).lower()
         raise DataError(
             f"cannot write '{target}': {reason}", "free space or another --out"
         ) from None

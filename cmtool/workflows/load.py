@@ -232,8 +232,7 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     kind = str(device).partition(":")[0]
     if kind not in DEVICES:
-        guess = did_you_mean(kind, DEVICES)
-        raise DeviceError(f"unknown device '{device}'{guess}", "--device cpu, cuda or mps")
+        raise DeviceError(f"unknown device '{device}'", "--device cpu, cuda or mps")
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
@@ -253,12 +252,17 @@ def _checked(facts: Mapping[str, Any]) -> dict[str, Any]:
             checked[key] = FACTS[key](value)
         except (TypeError, ValueError):
             wanted = FACTS[key].__name__
-            raise CheckpointError(f"--as {key}: expected {wanted}, got '{value}'") from None
+            raise CheckpointError(
+                f"--as {key}: expected {wanted}, got '{value}'", f"--as {key}=NUMBER"
+            ) from None
         if isinstance(checked[key], int | float) and not 0 < checked[key] < math.inf:
-            raise CheckpointError(f"--as {key}: needs 0 < {key} < inf, got {checked[key]}")
+            raise CheckpointError(
+                f"--as {key}: needs 0 < {key} < inf, got {checked[key]}", f"--as {key}=NUMBER"
+            )
     if checked.get("precond", "edm") not in ("edm", "consistency"):
         raise CheckpointError(
-            f"--as precond: expected 'edm' or 'consistency', got '{checked['precond']}'"
+            f"--as precond: expected 'edm' or 'consistency', got '{checked['precond']}'",
+            "--as precond=edm for a diffusion model",
         )
     return checked
 
@@ -306,7 +310,7 @@ def _is_torch_zip(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/data.pkl") for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError):
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return False
 
 

@@ -115,7 +115,9 @@ def sample_to_files(
     """
     _check_request(request.n, request.seed)
     if request.batch_size is not None and request.batch_size < 1:
-        raise RecipeError(f"--batch-size must be at least 1, got {request.batch_size}")
+        raise RecipeError(
+            f"--batch-size must be at least 1, got {request.batch_size}", "leave it out"
+        )
     if request.out is not None:
         check_target(request.out, overwrite=request.overwrite)
     path = path or newest_run(Path("runs"), "consistency", say)
@@ -173,9 +175,9 @@ def chunks(n: int, size: int) -> list[range]:
 
 def _check_request(n: int, seed: int) -> None:
     if n < 1:
-        raise RecipeError(f"--n must be at least 1, got {n}")
+        raise RecipeError(f"--n must be at least 1, got {n}", "--n 64")
     if not 0 <= seed < 2**63:
-        raise RecipeError(f"--seed must be 0 or more and below 2^63, got {seed}")
+        raise RecipeError(f"--seed must be 0 or more and below 2^63, got {seed}", "--seed 0")
 
 
 def _free_folder(path: Path, plan: Plan) -> Path:
