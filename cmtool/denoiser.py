@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cmtool.schedules.base import Schedule
-from cmtool.tensors import Denoise, expand
+from cmtool.tensors import Batch, Denoise, expand
 
 Kind = Literal["diffusion", "consistency"]
 NoiseInput = Literal["log", "angle"]
@@ -194,13 +194,22 @@ class Denoiser(nn.Module):
         """Where the weights are."""
         return next(self.network.parameters()).device
 
-    def forward(self, x: Tensor, t: Tensor | float, label: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor | float,
+        label: Tensor | None = None,
+        *,
+        augment: Tensor | None = None,
+    ) -> Tensor:
         """Denoises.
 
         Args:
             x: (B, C, H, W) noisy images: images in [-1, 1] plus noise of standard deviation t.
             t: (B,), or one number for all: noise levels.
             label: (B,) int64 classes; -1, or None for all, means no class.
+            augment: (B, 9) what was done to the images, for a network that is told of it; None is
+                nothing, as for every image that is drawn.
 
         Returns:
             (B, C, H, W) float32 (float64 if the weights are): the clean images, or for a
@@ -210,8 +219,15 @@ class Denoiser(nn.Module):
         x = x.to(dtype)
         t = torch.as_tensor(t, dtype=dtype, device=x.device).expand(len(x))
         c = self.precond(t)
-        raw = self.network(expand(c.c_in, x) * x, c.c_noise, label)
-        out: Tensor = expand(c.c_skip, x) * x + expand(c.c_out, x) * raw.to(dtype)
+        raw = self.raw(expand(c.c_in, x) * x, t, label, augment=augment)
+        return expand(c.c_skip, x) * x + expand(c.c_out, x) * raw.to(dtype)
+
+    def raw(
+        self, x: Tensor, t: Tensor, label: Tensor | None = None, *, augment: Tensor | None = None
+    ) -> Tensor:
+        """The network's own output F for scaled images c_in x_t (B, *) at noise levels t (B,)."""
+        told = {} if augment is None else {"augment": augment}
+        out: Tensor = self.network(x, self.precond(t).c_noise, label, **told)
         return out
 
     def _is_double(self) -> bool:
@@ -219,26 +235,40 @@ class Denoiser(nn.Module):
         return parameter is None or parameter.dtype == torch.float64
 
     def bind(
-        self, label: Tensor | None = None, *, guidance: float = 1.0, clamp: bool = False
+        self,
+        label: Tensor | None = None,
+        *,
+        schedule: Schedule | None = None,
+        guidance: float = 1.0,
+        augment: Tensor | None = None,
+        clamp: bool = False,
     ) -> Denoise:
-        """Closes over everything but (x_t, t), which from here on are in the schedule's own frame.
+        """Closes over everything but (x_t, t), which from here on are in a schedule's own frame.
 
         Args:
             label: (B,) int64 classes.
+            schedule: Whose frame; None takes the model's own. All schedules are one process seen
+                from several frames, so a model answers in any of them.
             guidance: Weight w of classifier-free guidance, D(no class) + w (D(label) - D(no
                 class)); 1 is off.
+            augment: See `forward`.
             clamp: Clamps the result to [-1, 1].
 
         Source:
             Guidance: Ho & Salimans 2022, arXiv 2207.12598, written for denoisers.
         """
+        frame = schedule or self.schedule
 
         def denoise(x: Tensor, t: Tensor) -> Tensor:
-            y, sigma = self.schedule.to_edm(x, t)
-            out: Tensor = self(y, sigma, label)
+            y, sigma = frame.to_edm(x, t)
+            out: Tensor = self(y, sigma, label, augment=augment)
             if guidance != 1.0:
-                plain: Tensor = self(y, sigma, None)
+                plain: Tensor = self(y, sigma, None, augment=augment)
                 out = plain + guidance * (out - plain)
             return out.clamp(-1, 1) if clamp else out
 
         return denoise
+
+    def for_batch(self, batch: Batch) -> Denoise:
+        """`bind` with all that is known of a training batch."""
+        return self.bind(batch.label, augment=batch.augment)

@@ -56,6 +56,8 @@ class DataSettings:
         image_size: Height and width in pixels; left out, the data set's own.
         crop: How an image of another shape becomes square.
         flip: Mirror half of the images, drawn anew at each visit.
+        augment: Probability of each transform of `cmtool.augment`, which the network is told of; 0
+            is off.
         skip_broken: Leave out files that cannot be read instead of stopping.
         conditional: Tell the network the class.
         label_dropout: Share of images whose class is hidden, for guidance.
@@ -65,6 +67,7 @@ class DataSettings:
     image_size: int | None = None
     crop: Literal["none", "center", "dhariwal", "lsun"] | None = None
     flip: bool = False
+    augment: float = 0.0
     skip_broken: bool = False
     conditional: bool = False
     label_dropout: float = 0.0
@@ -73,6 +76,7 @@ class DataSettings:
         _require(
             self,
             image_size=(self.image_size is None or self.image_size >= 1, "image_size >= 1"),
+            augment=(0 <= self.augment <= 1, "0 <= augment <= 1"),
             label_dropout=(0 <= self.label_dropout <= 1, "0 <= label_dropout <= 1"),
         )
 

@@ -64,5 +64,10 @@ class Teacher:
 
     def _denoise(self, batch: Batch) -> Denoise:
         if self.denoiser is not None:
-            return self.denoiser.bind(batch.label, guidance=self.guidance)
+            return self.denoiser.bind(
+                batch.label,
+                schedule=self.schedule,
+                guidance=self.guidance,
+                augment=batch.augment,
+            )
         return lambda x_t, t: batch.x

@@ -11,11 +11,16 @@ over."""
 
 
 class Batch(NamedTuple):
-    """Training images, (B, C, H, W) in [-1, 1], and their classes, (B,) int64 with -1 for "no
-    class"."""
+    """Training images, (B, C, H, W) in [-1, 1], their classes, (B,) int64 with -1 for "no class",
+    and what was done to them, (B, 9), see `cmtool.augment`."""
 
     x: Tensor
     label: Tensor | None = None
+    augment: Tensor | None = None
+
+    def rows(self, chosen: Tensor) -> "Batch":
+        """A part of the batch: bool (B,)."""
+        return Batch(*(None if part is None else part[chosen] for part in self))
 
 
 def expand(a: Tensor, like: Tensor) -> Tensor:

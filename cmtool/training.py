@@ -19,12 +19,13 @@ from accelerate import Accelerator
 from torch import nn
 
 from cmtool import checkpoint
+from cmtool.augment import augment
 from cmtool.data.loader import Loader
 from cmtool.denoiser import Denoiser
 from cmtool.ema import Ema
 from cmtool.errors import RecipeError, Stopped, TrainingError
 from cmtool.losses.base import Loss, LossOutput, Roles, Step
-from cmtool.recipe import Recipe, TrainSettings
+from cmtool.recipe import DataSettings, Recipe, TrainSettings
 from cmtool.rng import StepRng, mix
 from cmtool.signals import Signals
 from cmtool.tensors import Batch
@@ -50,18 +51,21 @@ class Objective(nn.Module):
     lose the synchronisation of gradients without any error.
     """
 
-    def __init__(self, roles: Roles, loss: Loss, label_dropout: float) -> None:
+    def __init__(self, roles: Roles, loss: Loss, data: DataSettings) -> None:
         super().__init__()
         self.student = roles.student
         # In a tuple, so that target and teacher are not taken for parts of the trained module.
         self._fixed = (roles,)
         self._loss = loss
-        self._label_dropout = label_dropout
+        self._data = data
 
     def forward(self, batch: Batch, step: Step) -> LossOutput:
-        if batch.label is not None and self._label_dropout > 0:
-            kept = step.rng.rand() >= self._label_dropout
+        if batch.label is not None and self._data.label_dropout > 0:
+            kept = step.rng.rand() >= self._data.label_dropout
             batch = batch._replace(label=torch.where(kept, batch.label, -1))
+        if self._data.augment > 0:
+            x, told = augment(batch.x, self._data.augment, step.rng)
+            batch = batch._replace(x=x, augment=told)
         return self._loss(self._fixed[0], batch, step)
 
 
@@ -101,7 +105,7 @@ class Trainer:
             )
         student = self.roles.student
         self.emas = [Ema(student.state(), rate, settings.ema_warmup) for rate in settings.ema]
-        objective = Objective(self.roles, self.loss, self.recipe.data.label_dropout)
+        objective = Objective(self.roles, self.loss, self.recipe.data)
         optimizer = _optimizer(student, settings)
         self._objective, self._optimizer = self.accelerator.prepare(objective, optimizer)
         self._parameters = [p for p in student.parameters() if p.requires_grad]

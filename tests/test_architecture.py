@@ -42,7 +42,7 @@ LAYERS: list[tuple[str, list[str]]] = [
     ),
     (
         "together",
-        [f"cmtool.{name}" for name in ("teacher", "sampling", "denoiser", "ema", "rng")],
+        [f"cmtool.{name}" for name in ("teacher", "sampling", "denoiser", "ema", "rng", "augment")],
     ),
     (
         "together",

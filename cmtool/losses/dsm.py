@@ -40,6 +40,6 @@ class DSM(Loss):
         sigma = (self.p_mean + self.p_std * step.rng.randn()).exp()
         t = schedule.from_sigma(sigma)
         x_t = schedule.perturb(x, step.rng.randn(*x.shape[1:]), t)
-        error = (roles.student.bind(batch.label)(x_t, t) - x).square().flatten(1).mean(1)
+        error = (roles.student.for_batch(batch)(x_t, t) - x).square().flatten(1).mean(1)
         weights = weight("karras", sigma, sigma, roles.student.precond.sigma_data)
         return LossOutput(weights * error, sigma, {})

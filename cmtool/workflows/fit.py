@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from cmtool import checkpoint, images
+from cmtool import augment, checkpoint, images
 from cmtool import recipe as recipes
 from cmtool.checkpoint import Checkpoint, Meta
 from cmtool.data.base import ImageSet
@@ -114,15 +114,7 @@ def prepare(
     """
     device = pick_device(recipe.train.device)
     recipe = replace(recipe, train=resolve(recipe.train, device, say))
-    if (
-        recipe.denoiser.precond == "consistency"
-        and recipe.denoiser.boundary > recipe.schedule.t_min
-    ):
-        raise RecipeError(
-            f"denoiser.boundary {recipe.denoiser.boundary} is above schedule.sigma_min "
-            f"{recipe.schedule.t_min}",
-            f"--set denoiser.boundary={recipe.schedule.t_min}",
-        )
+    _check_sections(recipe, teacher)
     classes = data.classes if recipe.data.conditional else ()
     meta = Meta(kind=recipe.loss.kind, image_shape=data.image_shape, classes=classes)
     torch.manual_seed(mix(recipe.train.seed))
@@ -138,6 +130,32 @@ def prepare(
     if teacher is not None:
         origin["teacher"] = teacher.source
     return Prepared(recipe, data, student, teacher, out, device, job.resume, job.overridden, origin)
+
+
+def _check_sections(recipe: Recipe, teacher: Model | None) -> None:
+    """What no section can check alone.
+
+    Raises:
+        RecipeError: Two sections, or the recipe and the teacher, contradict each other.
+    """
+    low, boundary = recipe.schedule.t_min, recipe.denoiser.boundary
+    if recipe.denoiser.precond == "consistency" and boundary > low:
+        raise RecipeError(
+            f"denoiser.boundary {boundary} is above schedule.sigma_min {low}",
+            f"--set denoiser.boundary={low}",
+        )
+    told = [("network", recipe.network)]
+    if teacher is not None:
+        told.append(("the teacher's network", teacher.recipe.network))
+    for whose, network in told:
+        if recipe.data.augment > 0 and getattr(network, "augment_dim", 0) != augment.LABELS:
+            cure = f"network.augment_dim={augment.LABELS}, or " if whose == "network" else ""
+            cure = cure if hasattr(network, "augment_dim") else ""
+            raise RecipeError(
+                f"data.augment = {recipe.data.augment:g}, but {whose} is not told of augmentations "
+                f"(augment_dim is not {augment.LABELS})",
+                f"--set {cure}data.augment=0",
+            )
 
 
 def copy_weights(source: Model, student: Denoiser) -> None:
