@@ -20,7 +20,8 @@ class Batch(NamedTuple):
 
     def rows(self, chosen: Tensor) -> "Batch":
         """A part of the batch: bool (B,)."""
-        return Batch(*(None if part is None else part[chosen] for part in self))
+        rest = (None if part is None else part[chosen] for part in self[1:])
+        return Batch(self.x[chosen], *rest)
 
 
 def expand(a: Tensor, like: Tensor) -> Tensor:
