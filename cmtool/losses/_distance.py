@@ -11,7 +11,14 @@ from torch.nn import functional as F
 from cmtool.errors import DeviceError
 
 DistanceName = Literal[
-    "pseudo-huber", "l1", "l2", "l2-32", "lpips-vgg", "lpips-vgg-avg", "lpips-alex"
+    "pseudo-huber",
+    "pseudo-huber-elementwise",
+    "l1",
+    "l2",
+    "l2-32",
+    "lpips-vgg",
+    "lpips-vgg-avg",
+    "lpips-alex",
 ]
 
 LPIPS_SIZE = 224
@@ -22,8 +29,9 @@ def distance(name: DistanceName, a: Tensor, b: Tensor, huber_c: float | None = N
     """Compares images.
 
     l1 and l2 are means over pixels. pseudo-huber is sqrt(||a - b||^2 + c^2) - c on the norm over
-    the whole image. l2-32 is l2 after bilinear resizing to 32 px. lpips-* are LPIPS v0.1 on VGG16
-    or AlexNet; lpips-vgg-avg has average in place of max pooling.
+    the whole image, with c = 0 the norm itself; pseudo-huber-elementwise is that of every pixel,
+    then the mean, as some public code has it. l2-32 is l2 after bilinear resizing to 32 px. lpips-*
+    are LPIPS v0.1 on VGG16 or AlexNet; lpips-vgg-avg has average in place of max pooling.
 
     Source:
         Song et al. 2023, arXiv 2303.01469, Section 5.1; released code for l2-32 and lpips-vgg-avg.
@@ -31,10 +39,11 @@ def distance(name: DistanceName, a: Tensor, b: Tensor, huber_c: float | None = N
     """
     match name:
         case "pseudo-huber":
-            c = 0.00054 * math.sqrt(a[0].numel()) if huber_c is None else huber_c
-            square = (a - b).flatten(1).square().sum(1)
-            # Equal to sqrt(square + c^2) - c, which would cancel for small differences.
-            return square / ((square + c**2).sqrt() + c)
+            # Its gradient is 0 where a = b; that of a square root would not be finite.
+            norm = torch.linalg.vector_norm((a - b).flatten(1), dim=1)
+            return _pseudo_huber(norm, a, huber_c)
+        case "pseudo-huber-elementwise":
+            return _pseudo_huber((a - b).flatten(1), a, huber_c).mean(1)
         case "l1":
             return (a - b).abs().flatten(1).mean(1)
         case "l2":
@@ -46,15 +55,27 @@ def distance(name: DistanceName, a: Tensor, b: Tensor, huber_c: float | None = N
             return _perceptual(name, a, b)
 
 
+def _pseudo_huber(size: Tensor, images: Tensor, c: float | None) -> Tensor:
+    """sqrt(size^2 + c^2) - c, written so that nothing cancels for small sizes."""
+    c = 0.00054 * math.sqrt(images[0].numel()) if c is None else c
+    if c == 0:
+        return size.abs()
+    return size.square() / ((size.square() + c**2).sqrt() + c)
+
+
 def _perceptual(name: str, a: Tensor, b: Tensor) -> Tensor:
-    if a.shape[1] == 1:
-        a, b = a.expand(-1, 3, -1, -1), b.expand(-1, 3, -1, -1)
-    if a.shape[-1] < 256:
-        a, b = (F.interpolate(v, size=LPIPS_SIZE, mode="bilinear") for v in (a, b))
     # Features are compared in float32 whatever the run's precision: their differences are small.
     with torch.autocast(a.device.type, enabled=False):
-        distances: Tensor = lpips_network(name).to(a.device)(a.float(), b.float())
+        distances: Tensor = lpips_network(name).to(a.device)(lpips_input(a), lpips_input(b))
     return distances.flatten()
+
+
+def lpips_input(a: Tensor) -> Tensor:
+    """Images (B, C, H, W) as LPIPS takes them: three channels, large enough, float32."""
+    a = a.expand(-1, 3, -1, -1)
+    if a.shape[-1] < 256:
+        a = F.interpolate(a, size=LPIPS_SIZE, mode="bilinear")
+    return a.float()
 
 
 @lru_cache

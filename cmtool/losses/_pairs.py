@@ -29,6 +29,46 @@ def continuous_pairs(schedule: Schedule, levels: float, t: Tensor) -> tuple[Tens
     return schedule.unwarp(warped), schedule.unwarp((warped - step).clamp(min=low))
 
 
+def lognormal_shares(sigma: Tensor, p_mean: float, p_std: float) -> Tensor:
+    """Share of a lognormal's mass between neighbours of decreasing noise levels (n,): (n - 1,)."""
+    below = torch.erf((sigma.log() - p_mean) / (math.sqrt(2) * p_std))
+    mass = below[:-1] - below[1:]
+    return mass / mass.sum()
+
+
+def lognormal_pairs(
+    schedule: Schedule, levels: int, p_mean: float, p_std: float, u: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Neighbours t > r on a grid of `levels` times with the shares of a lognormal, from uniform u
+    (B,) in [0, 1).
+
+    Source:
+        Song & Dhariwal 2023, arXiv 2310.14189, Section 3.5.
+    """
+    grid = schedule.grid(levels)
+    ends = lognormal_shares(schedule.sigma(grid), p_mean, p_std).cumsum(0).to(u)
+    # The last end may round to less than 1.
+    index = torch.searchsorted(ends, u, right=True).clamp(max=levels - 2)
+    grid = grid.to(u)
+    return grid[index], grid[index + 1]
+
+
+def shrinking_gap(t: Tensor, share: float, mapping: str, k: float, b: float) -> Tensor:
+    """r(t) = max(t - share t n(t), 0) with n = 1 ("const") or 1 + k sigmoid(-b t) ("sigmoid"), t
+    and r as noise levels: (B,) -> (B,).
+
+    Source:
+        Geng et al. 2024, arXiv 2406.14548, Section 3.
+
+    Example:
+        >>> t = torch.tensor([0.1, 1.0, 5.0], dtype=torch.float64)
+        >>> [round(float(r), 3) for r in shrinking_gap(t, 0.125, "sigmoid", 8, 1)]
+        [0.04, 0.606, 4.342]
+    """
+    gap = share * t if mapping == "const" else share * t * (1 + k * torch.sigmoid(-b * t))
+    return (t - gap).clamp(min=0)
+
+
 def progressive_levels(index: int, total: int, levels_min: int, levels_max: int) -> int:
     """N(k) = ceil(sqrt(k/K ((s1 + 1)^2 - s0^2) + s0^2) - 1) + 1: from s0 to s1 + 1 levels.
 
@@ -53,8 +93,8 @@ def doubling_levels(index: int, total: int, levels_min: int, levels_max: int) ->
         >>> [doubling_levels(k, 400_000, 10, 1280) for k in (0, 50_000, 399_999)]
         [11, 21, 1281]
     """
-    stages = int(math.log2(levels_max // levels_min)) + 1
-    length = max(total // stages, 1)
+    stages = math.log2(levels_max // levels_min) + 1
+    length = max(int(total / stages), 1)
     return int(min(levels_min * 2 ** (index // length), levels_max)) + 1
 
 

@@ -41,6 +41,7 @@ class LossOutput(NamedTuple):
     stats: dict[str, float]
 
 
+PrecondName = Literal["edm", "consistency"]
 Weighting = Literal["uniform", "karras", "snr", "snr+1", "truncated-snr", "inverse-gap"]
 
 
@@ -70,13 +71,16 @@ def weight(name: Weighting, t: Tensor, r: Tensor, sigma_data: float) -> Tensor:
 class Loss(ABC):
     """A training objective; a subclass is a frozen dataclass whose fields are its recipe keys.
 
-    `needs_teacher_model`: it distils. `learns_weight`: the student gets a `log_weight`. `kind`:
-    what the student becomes.
+    `needs_teacher_model`: it distils. `learns_weight`: the student gets a `log_weight`. `uses_jvp`:
+    it takes the network's derivative along a trajectory. `kind`: what the student becomes.
+    `precond`: the form of a distilled student; "edm" allows no other form anywhere.
     """
 
     needs_teacher_model: ClassVar[bool]
     learns_weight: ClassVar[bool] = False
+    uses_jvp: ClassVar[bool] = False
     kind: ClassVar[Kind] = "consistency"
+    precond: ClassVar[PrecondName] = "consistency"
 
     @abstractmethod
     def __call__(self, roles: Roles, batch: Batch, step: Step) -> LossOutput:
@@ -98,7 +102,8 @@ class PairLoss(Loss):
 
     Args:
         distance: How two outputs are compared.
-        huber_c: c of the pseudo-Huber distance; None is 0.00054 sqrt(d) for d numbers in an image.
+        huber_c: c of the pseudo-Huber distance; None is 0.00054 sqrt(d) for d numbers in an image,
+            0 makes it the norm.
         weighting: lambda(t).
     """
 
@@ -107,28 +112,36 @@ class PairLoss(Loss):
     weighting: Weighting = "uniform"
 
     def __post_init__(self) -> None:
-        if self.huber_c is not None and not self.huber_c > 0:
-            raise ValueError(f"needs huber_c > 0, got huber_c={self.huber_c}")
+        if self.huber_c is not None and not self.huber_c >= 0:
+            raise ValueError(f"needs huber_c >= 0, got huber_c={self.huber_c}")
 
     @abstractmethod
     def pairs(self, roles: Roles, step: Step) -> tuple[Tensor, Tensor]:
         """Draws times t > r, each (B,) float32 on the draws' device."""
 
     def __call__(self, roles: Roles, batch: Batch, step: Step) -> LossOutput:
-        x, device = batch.x, batch.x.device
+        x = batch.x
         t, r = self.pairs(roles, step)
         z = step.rng.randn(*x.shape[1:])
         x_t = roles.teacher.schedule.perturb(x, z, t)
         with torch.no_grad():
             x_r = roles.teacher.step(x_t, t, r, batch)
-        # Student and target must drop the same units, else the loss does not vanish where they
-        # agree.
-        state = rng_state(device)
-        f_t = roles.student.bind(batch.label)(x_t, t)
-        with torch.no_grad(), replay(state, device):
-            f_r = roles.target.bind(batch.label)(x_r, r)
+        f_t, f_r = self.outputs(roles, batch, (x_t, t), (x_r, r))
         schedule = roles.teacher.schedule
         sigma, sigma_r = schedule.sigma(t), schedule.sigma(r)
         weights = weight(self.weighting, sigma, sigma_r, roles.student.precond.sigma_data)
         loss = weights * distance(self.distance, f_t, f_r, self.huber_c)
         return LossOutput(loss, sigma, self.describe(step.index, step.total))
+
+    def outputs(
+        self, roles: Roles, batch: Batch, start: tuple[Tensor, Tensor], end: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """The student's answer at `start` = (x_t, t), and without gradients the target's at `end` =
+        (x_r, r)."""
+        # Both must drop the same units, else the loss does not vanish where they agree.
+        device = batch.x.device
+        state = rng_state(device)
+        f_t = roles.student.for_batch(batch)(*start)
+        with torch.no_grad(), replay(state, device):
+            f_r = roles.target.for_batch(batch)(*end)
+        return f_t, f_r

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cmtool import registry
-from cmtool.denoiser import EDM, Consistency, Denoiser
+from cmtool.denoiser import EDM, Consistency, Denoiser, LogWeight
 from cmtool.losses._pairs import (
     adaptive_decay,
     continuous_pairs,
@@ -35,17 +35,25 @@ def loss(request):
     return registry.load("losses", request.param)()
 
 
-def _denoiser(kind, seed=0, dropout=0.0):
+def _denoiser(kind, seed=0, dropout=0.0, precond=None):
     torch.manual_seed(seed)
     network = Tiny(width=16, patch=1, dropout=dropout).build(8, 1, 0)
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.1)
-    precond = EDM() if kind == "diffusion" else Consistency()
+    precond = precond or (EDM() if kind == "diffusion" else Consistency())
     return Denoiser(network, precond, Karras(), kind, SHAPE)
 
 
+def _student(loss, seed=1, dropout=0.0):
+    precond = EDM() if loss.precond == "edm" else None
+    student = _denoiser(loss.kind, seed, dropout, precond)
+    if loss.learns_weight:
+        student.log_weight = LogWeight()
+    return student
+
+
 def _roles(loss, dropout=0.0):
-    student = _denoiser(loss.kind, 1, dropout)
+    student = _student(loss, dropout=dropout)
     teacher = _denoiser("diffusion", 2).eval().requires_grad_(False)
     if not loss.needs_teacher_model:
         return Roles(student, student, Teacher(Karras(), Euler()))
@@ -73,7 +81,7 @@ def test_any_split_of_a_batch_sees_the_same_numbers(loss):
 
 
 def test_only_the_student_gets_gradients(loss):
-    student, teacher = _denoiser(loss.kind, 1), _denoiser("diffusion", 2)
+    student, teacher = _student(loss), _denoiser("diffusion", 2)
     target = _denoiser(loss.kind, 3)
     needs = loss.needs_teacher_model
     roles = Roles(student, target, Teacher(Karras(), Euler(), teacher if needs else None))
@@ -239,7 +247,7 @@ def test_curricula_rise_and_hit_their_ends():
         ({"levels": 4, "levels_min": 8}, "2 <= levels_min <= levels"),
         ({"decay": 1.0}, "0 <= decay < 1"),
         ({"share_at_max": 1.5}, "0 <= share_at_max <= 1"),
-        ({"huber_c": 0.0}, "huber_c > 0"),
+        ({"huber_c": -0.1}, "huber_c >= 0"),
     ],
 )
 def test_cd_refuses_wrong_settings(bad, text):

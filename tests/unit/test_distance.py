@@ -32,6 +32,26 @@ def test_pseudo_huber_uses_the_norm_of_the_whole_image_and_the_papers_c():
     torch.testing.assert_close(distance("pseudo-huber", a, b), expected)
 
 
+def test_pseudo_huber_of_pixels_is_another_distance():
+    """On normal numbers at 32x32x3 with c = 0.03 one is nearly l1, the other nearly a norm."""
+    torch.manual_seed(0)
+    a, b = torch.randn(64, 3, 32, 32), torch.randn(64, 3, 32, 32)
+    c = 0.00054 * math.sqrt(3072)
+    pixels = distance("pseudo-huber-elementwise", a, b)
+    expected = (((a - b).double() ** 2 + c**2).sqrt() - c).flatten(1).mean(1).float()
+    torch.testing.assert_close(pixels, expected)
+    assert pixels.mean().item() == pytest.approx(1.10, abs=0.01)
+    assert distance("pseudo-huber", a, b).mean().item() == pytest.approx(78.4, abs=0.3)
+
+
+@pytest.mark.parametrize("name", ["pseudo-huber", "pseudo-huber-elementwise"])
+def test_pseudo_huber_with_c_0_is_the_norm_and_has_a_gradient_at_0(name):
+    assert distance(name, A, B, 0.0).tolist() == [5 if name == "pseudo-huber" else 7 / 4, 0]
+    a = torch.zeros(2, 1, 2, 2, requires_grad=True)
+    distance(name, a, torch.zeros_like(a), 0.0).sum().backward()
+    assert torch.equal(a.grad, torch.zeros_like(a))
+
+
 def test_pseudo_huber_does_not_cancel_for_small_differences():
     a = torch.zeros(1, 3, 32, 32)
     b = torch.full_like(a, 1e-6)
