@@ -1,6 +1,6 @@
 """`cmtool --list KIND`: names from folders, at once."""
 
-from cmtool import recipe, registry
+from cmtool import registry
 from cmtool.data import names as data
 from cmtool.errors import RecipeError, did_you_mean
 
@@ -14,6 +14,8 @@ def listing(kind: str) -> str:
         RecipeError: There is no such kind.
     """
     if kind == "recipes":
+        from cmtool import recipe  # Here, as it costs a tenth of a help page's time.
+
         return "\n".join(f"{name:24} {recipe.header(name).title}" for name in recipe.names())
     if kind == "data":
         return "\n".join(f"{name:14} {text}" for name, text in data.DESCRIPTIONS.items())

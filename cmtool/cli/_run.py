@@ -1,5 +1,6 @@
 """What the two trainers' commands share: plan, print or train, report."""
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,7 @@ def run(
     say(f"run directory {prepared.out}")
     with training_bar() as progress:
         report = fit(prepared, Listeners(say, progress))
-    done = f"{report.steps} steps, {report.images} images"
-    say(f"{done}, loss {report.loss:.4g}, {report.seconds:.0f} s")
+    loss = "" if math.isnan(report.loss) else f", loss {report.loss:.4g}"
+    say(f"{report.steps} steps, {report.images} images{loss}, {report.seconds:.0f} s")
     say(f"next: cmtool sample {report.out} --n 64 --out grid.png")
     result(str(report.out))

@@ -100,7 +100,7 @@ def _data(what: str, data_dir: Path | None) -> dict[str, str]:
         "held in memory": "yes" if data.in_memory else "no, decoded on demand",
         "mirroring": "may help (data.flip)" if data.flip_ok else "would spoil the images",
     }
-    described |= {key: str(value) for key, value in data.facts.items()}
+    described |= {k: str(v) for k, v in data.facts.items() if k not in described}
     return described | {f"note {i}": line for i, line in enumerate(notes, 1)}
 
 

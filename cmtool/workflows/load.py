@@ -172,8 +172,9 @@ def _from_openai(
     }
     if image_size is not None:
         assumed["image_size"] = image_size
-    for key in assumed.keys() - known.keys():
-        say(f"{path.name} does not tell {key}: assuming {assumed[key]} (--as {key}=... to change)")
+    for key, value in assumed.items():
+        if key not in known:
+            say(f"{path.name} does not tell {key}: assuming {value} (--as {key}=... to change)")
     known = assumed | known
     if "image_size" not in known:
         raise CheckpointError(
