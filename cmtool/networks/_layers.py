@@ -93,6 +93,30 @@ class SelfAttention(nn.Module):
         return residual(x, self.proj(out.permute(0, 3, 1, 2)), self.scale)
 
 
+class Guidance(nn.Module):
+    """What an embedding learns of a guidance weight: zero at first, and always for weight 1.
+
+    Args:
+        width: Width E of the embedding.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        frequencies = torch.logspace(-3, 2, 16, base=2.0)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.weight = nn.Parameter(torch.zeros(width, 2 * len(frequencies)))
+
+    def forward(self, guidance: Tensor | None, like: Tensor) -> Tensor:
+        """(B,) weights, or None for 1, to (B, E), in the type of `like` (B, *)."""
+        if guidance is None:
+            guidance = like.new_ones(len(like))
+        phase = phases(guidance - 1, self.frequencies)
+        told = torch.cat([phase.sin(), phase.cos() - 1], 1)
+        return F.linear(told.to(like.dtype), self.weight)
+
+
 def residual(x: Tensor, y: Tensor, scale: float) -> Tensor:
     """(x + y) scale."""
     return x + y if scale == 1 else (x + y) * scale

@@ -6,18 +6,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmtool.networks._layers import geometric, phases
+from cmtool.networks._layers import Guidance, geometric, phases
 from cmtool.networks._unet import Plan, Style, UNet
 
 
 class SongEmbedding(nn.Module):
-    """Two layers on sin|cos features of the noise level plus linear maps of class and augmentation.
+    """Two layers on sin|cos features of the noise level plus linear maps of class, augmentation and
+    guidance.
 
     Args:
         features: Width of the features of the noise level; half sines, half cosines.
         width: Width E of the embedding.
         num_classes: Number of classes; 0 for none.
         augment_dim: Number of augmentation parameters; 0 for none.
+        guidance_input: Take a guidance weight.
         fourier_scale: Standard deviation of random frequencies; None for a geometric series of
             frequencies.
     """
@@ -31,6 +33,7 @@ class SongEmbedding(nn.Module):
         *,
         num_classes: int,
         augment_dim: int,
+        guidance_input: bool,
         fourier_scale: float | None,
     ) -> None:
         super().__init__()
@@ -40,11 +43,19 @@ class SongEmbedding(nn.Module):
         self.register_buffer("frequencies", random)
         self.label = nn.Linear(num_classes, features) if num_classes else None
         self.augment = nn.Linear(augment_dim, features, bias=False) if augment_dim else None
+        self.guidance = Guidance(features) if guidance_input else None
         self.linear1 = nn.Linear(features, width)
         self.linear2 = nn.Linear(width, width)
 
-    def forward(self, c_noise: Tensor, label: Tensor | None, augment: Tensor | None) -> Tensor:
-        """(B,), (B,) or None, (B, augment_dim) or None -> (B, E), outside of autocast."""
+    def forward(
+        self,
+        c_noise: Tensor,
+        label: Tensor | None,
+        augment: Tensor | None,
+        guidance: Tensor | None,
+    ) -> Tensor:
+        """(B,), (B,), (B, augment_dim) and (B,), the last three or None -> (B, E), outside of
+        autocast."""
         with torch.autocast(c_noise.device.type, enabled=False):
             if self.frequencies is None:
                 phase = phases(c_noise, geometric(self.pairs, self.pairs - 1, c_noise.device))
@@ -54,8 +65,12 @@ class SongEmbedding(nn.Module):
             emb = torch.cat([phase.sin(), phase.cos()], 1).to(dtype)
             if self.label is not None:
                 emb = emb + self.label(self._one_hot(label, emb) * math.sqrt(self.num_classes))
-            if self.augment is not None and augment is not None:
+            if self.augment is not None:
+                if augment is None:  # Zeros, since data-parallel training wants every weight used.
+                    augment = emb.new_zeros(len(emb), self.augment.in_features)
                 emb = emb + self.augment(augment.to(dtype))
+            if self.guidance is not None:
+                emb = emb + self.guidance(guidance, emb)
             return F.silu(self.linear2(F.silu(self.linear1(emb))))
 
     def _one_hot(self, label: Tensor | None, like: Tensor) -> Tensor:
@@ -89,9 +104,11 @@ class SongUNet(UNet):
         label: Tensor | None = None,
         *,
         augment: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> Tensor:
-        """(B, C, H, W), (B,), (B,) int64 or None, (B, augment_dim) or None -> F (B, C, H, W)."""
-        return self.body(x, self.embedding(c_noise, label, augment))
+        """(B, C, H, W), (B,), (B,) int64 or None, (B, augment_dim) or None, (B,) or None -> F (B,
+        C, H, W)."""
+        return self.body(x, self.embedding(c_noise, label, augment, guidance))
 
 
 def _initialise(module: nn.Conv2d | nn.Linear, name: str) -> None:

@@ -7,29 +7,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmtool.networks._layers import geometric, phases
+from cmtool.networks._layers import Guidance, geometric, phases
 from cmtool.networks._unet import Plan, Style, UNet, attention_levels, check_fields
 from cmtool.networks.base import Network
 
 
 class AdmEmbedding(nn.Module):
-    """Two layers on cos|sin features of the noise level, plus a vector per class, then SiLU."""
+    """Two layers on cos|sin features of the noise level, plus a vector per class and one of the
+    guidance, then SiLU."""
 
-    def __init__(self, features: int, width: int, num_classes: int) -> None:
+    def __init__(
+        self, features: int, width: int, num_classes: int, guidance_input: bool = False
+    ) -> None:
         super().__init__()
         self.pairs = features // 2
         self.linear1 = nn.Linear(features, width)
         self.linear2 = nn.Linear(width, width)
         self.label = nn.Embedding(num_classes, width) if num_classes else None
+        self.guidance = Guidance(width) if guidance_input else None
 
-    def forward(self, c_noise: Tensor, label: Tensor | None) -> Tensor:
-        """(B,), (B,) or None -> (B, E), outside of autocast."""
+    def forward(self, c_noise: Tensor, label: Tensor | None, guidance: Tensor | None) -> Tensor:
+        """(B,), (B,) or None, (B,) or None -> (B, E), outside of autocast."""
         with torch.autocast(c_noise.device.type, enabled=False):
             phase = phases(c_noise, geometric(self.pairs, self.pairs, c_noise.device))
             emb = torch.cat([phase.cos(), phase.sin()], 1).to(self.linear1.weight.dtype)
             emb = self.linear2(F.silu(self.linear1(emb)))
             if self.label is not None and label is not None:
                 emb = emb + self.label(label.clamp(min=0)) * (label >= 0)[:, None]
+            if self.guidance is not None:
+                emb = emb + self.guidance(guidance, emb)
             return F.silu(emb)
 
 
@@ -44,9 +50,16 @@ class AdmUNet(UNet):
                 for parameter in module.parameters():
                     nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """(B, C, H, W), (B,), (B,) int64 or None -> F (B, C, H, W)."""
-        return self.body(x, self.embedding(c_noise, label))
+    def forward(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        label: Tensor | None = None,
+        *,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
+        """(B, C, H, W), (B,), (B,) int64 or None, (B,) or None -> F (B, C, H, W)."""
+        return self.body(x, self.embedding(c_noise, label, guidance))
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,7 @@ class Adm(Network):
         flavor: "openai" normalises in 32 groups and wants widths that split into whole heads; "edm"
             has at least 4 channels a group and rounds the number of heads down, leaving attention
             out where that gives none.
+        guidance_input: Take a guidance weight as an input.
     """
 
     channels: int = 192
@@ -82,6 +96,7 @@ class Adm(Network):
     scale_shift: bool = True
     resblock_updown: bool = True
     flavor: Literal["openai", "edm"] = "openai"
+    guidance_input: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self.channels, self.channel_mult, self.blocks, self.dropout)
@@ -129,4 +144,5 @@ class Adm(Network):
             project_resampled=False,
             dropout=self.dropout,
         )
-        return AdmUNet(plan, style, AdmEmbedding(self.channels, width, num_classes))
+        embedding = AdmEmbedding(self.channels, width, num_classes, self.guidance_input)
+        return AdmUNet(plan, style, embedding)

@@ -10,11 +10,13 @@ class Network(ABC):
 
     The module it builds computes the raw output F of the preconditioning:
 
-        forward(x, c_noise, label=None) -> F
+        forward(x, c_noise, label=None, **told) -> F
 
     with x (B, C, H, W) the scaled noisy image c_in * x_t, c_noise (B,) float32 the noise
     embedding's input, label (B,) int64 in 0 .. num_classes - 1, -1 (or None for the whole batch)
-    meaning "no class", and F (B, C, H, W).
+    meaning "no class", and F (B, C, H, W). `told` is what the description asks for: with
+    `guidance_input`, guidance (B,), the weight whose guided answer is wanted (None is 1); with
+    `augment_dim`, augment (B, augment_dim), what was done to the images (None is nothing).
     """
 
     @abstractmethod

@@ -29,6 +29,7 @@ class Ddpmpp(Network):
             effect.
         dropout: Probability of dropping an activation.
         augment_dim: Number of augmentation parameters; 0 for none.
+        guidance_input: Take a guidance weight as an input.
     """
 
     channels: int = 128
@@ -37,6 +38,7 @@ class Ddpmpp(Network):
     attention: tuple[int, ...] = (16,)
     dropout: float = 0.0
     augment_dim: int = 0
+    guidance_input: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self.channels, self.channel_mult, self.blocks, self.dropout)
@@ -57,6 +59,7 @@ class Ddpmpp(Network):
             width,
             num_classes=num_classes,
             augment_dim=self.augment_dim,
+            guidance_input=self.guidance_input,
             fourier_scale=None,
         )
         return SongUNet(plan, song_style(width, (1, 1), self.dropout), embedding)

@@ -32,6 +32,7 @@ class Ncsnpp(Network):
             effect.
         dropout: Probability of dropping an activation.
         augment_dim: Number of augmentation parameters; 0 for none.
+        guidance_input: Take a guidance weight as an input.
         fourier_scale: Standard deviation of the random frequencies.
     """
 
@@ -41,6 +42,7 @@ class Ncsnpp(Network):
     attention: tuple[int, ...] = (16,)
     dropout: float = 0.0
     augment_dim: int = 0
+    guidance_input: bool = False
     fourier_scale: float = 16.0
 
     def __post_init__(self) -> None:
@@ -63,6 +65,7 @@ class Ncsnpp(Network):
             width,
             num_classes=num_classes,
             augment_dim=self.augment_dim,
+            guidance_input=self.guidance_input,
             fourier_scale=self.fourier_scale,
         )
         return SongUNet(plan, song_style(width, TAPS, self.dropout), embedding)

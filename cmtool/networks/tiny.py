@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmtool.networks._layers import attention, has_tangent, wide
+from cmtool.networks._layers import Guidance, attention, has_tangent, wide
 from cmtool.networks.base import Network
 
 
@@ -32,6 +32,7 @@ class Tiny(Network):
         attention: Self-attention after each block of the lowest level.
         head_channels: Channels of one attention head.
         dropout: Share of the activations that a block drops while training, [0, 1).
+        guidance_input: Take a guidance weight as an input.
     """
 
     width: int = 160
@@ -41,6 +42,7 @@ class Tiny(Network):
     attention: bool = False
     head_channels: int = 64
     dropout: float = 0.0
+    guidance_input: bool = False
 
     def __post_init__(self) -> None:
         for field in ("width", "blocks", "patch", "head_channels"):
@@ -85,7 +87,7 @@ class TinyUNet(nn.Module):
             return Stage(Block(width, emb, heads, spec.dropout) for _ in range(spec.blocks))
 
         self.patch = spec.patch
-        self.embed = Embedding(emb, num_classes)
+        self.embed = Embedding(emb, num_classes, spec.guidance_input)
         self.enter = Conv(pixels, widths[0])
         self.down = nn.ModuleList(stage(w) for w in upper)
         self.shrink = nn.ModuleList(map(nn.Linear, upper, widths[1:]))
@@ -94,9 +96,16 @@ class TinyUNet(nn.Module):
         self.up = nn.ModuleList(stage(w) for w in upper)
         self.leave = Conv(widths[0], pixels, gain=0.0)
 
-    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """Maps x (B, C, H, W), c_noise (B,) and label (B,) to F (B, C, H, W)."""
-        emb = self.embed(c_noise, label)
+    def forward(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        label: Tensor | None = None,
+        *,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
+        """Maps x (B, C, H, W), c_noise (B,), label (B,) and guidance (B,) to F (B, C, H, W)."""
+        emb = self.embed(c_noise, label, guidance)
         h = self.enter(to_depth(x.permute(0, 2, 3, 1), self.patch))
         skips = []
         for blocks, shrink in zip(self.down, self.shrink, strict=True):
@@ -112,7 +121,7 @@ class TinyUNet(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Noise level and class to one vector (B, width), in float32 under autocast too.
+    """Noise level, class and guidance to one vector (B, width), in float32 under autocast too.
 
     The frequencies are slow (at most 16 radians for one unit of c_noise), which keeps the network
     smooth along a trajectory, as a consistency model needs.
@@ -120,15 +129,18 @@ class Embedding(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, width: int, num_classes: int, features: int = 64) -> None:
+    def __init__(
+        self, width: int, num_classes: int, guidance_input: bool, features: int = 64
+    ) -> None:
         super().__init__()
         frequencies = torch.logspace(-2, 4, features // 2, base=2.0)
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.first = nn.Linear(features, width)
         self.second = nn.Linear(width, width)
         self.classes = nn.Parameter(torch.randn(num_classes, width)) if num_classes else None
+        self.guidance = Guidance(width) if guidance_input else None
 
-    def forward(self, c_noise: Tensor, label: Tensor | None) -> Tensor:
+    def forward(self, c_noise: Tensor, label: Tensor | None, guidance: Tensor | None) -> Tensor:
         with torch.autocast(c_noise.device.type, enabled=False):
             phase = c_noise.to(self.frequencies.dtype)[:, None] * self.frequencies
             emb = self.second(F.silu(self.first(torch.cat([phase.cos(), phase.sin()], 1))))
@@ -136,6 +148,8 @@ class Embedding(nn.Module):
                 # A product, not a lookup: the row of "no class" is all zeros.
                 one_hot = label[:, None] == torch.arange(len(self.classes), device=label.device)
                 emb = emb + one_hot.to(emb.dtype) @ self.classes
+            if self.guidance is not None:
+                emb = emb + self.guidance(guidance, emb)
             return F.silu(emb)
 
 
