@@ -51,16 +51,21 @@ class Teacher:
     def velocity(self, x_t: Tensor, t: Tensor, batch: Batch) -> Tensor:
         """dx/dt of the probability-flow ODE at (B, *) noisy images of `batch` and times t (B,).
 
-        With x0 the denoiser's answer (or the data) and z = (x_t - alpha x0) / sigma it is
-        alpha' x0 + sigma' z; for EDM's frame (x_t - x0) / t.
+        alpha' x0 + sigma' z with x0 and z from `split`; for EDM's frame (x_t - x0) / t.
 
         Source:
             Song et al. 2023, arXiv 2303.01469, Eq. 2; Lu & Song 2024, arXiv 2410.11081, Eq. 2.
         """
         scales = self.schedule(t)
-        alpha, sigma, d_alpha, d_sigma = (expand(part, x_t) for part in scales)
+        x0, z = self.split(x_t, t, batch)
+        return expand(scales.d_alpha, x_t) * x0 + expand(scales.d_sigma, x_t) * z
+
+    def split(self, x_t: Tensor, t: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """x0 and z in x_t = alpha x0 + sigma z, (B, *) each: x0 is the denoiser's answer, or the
+        data."""
+        scales = self.schedule(t)
         x0 = self._denoise(batch)(x_t, t)
-        return d_alpha * x0 + d_sigma / sigma * (x_t - alpha * x0)
+        return x0, (x_t - expand(scales.alpha, x_t) * x0) / expand(scales.sigma, x_t)
 
     def _denoise(self, batch: Batch) -> Denoise:
         if self.denoiser is not None:
