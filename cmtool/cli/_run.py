@@ -42,6 +42,8 @@ def run(
         result(recipes.dump(prepared.recipe, prepared.overridden))
         return
     say(f"run directory {prepared.out}")
+    if prepared.recipe.train.compile:
+        say("the first step compiles the network and takes minutes; --no-compile does without")
     with training_bar() as progress:
         report = fit(prepared, Listeners(say, progress))
     loss = "" if math.isnan(report.loss) else f", loss {report.loss:.4g}"

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 
 import torch
+from accelerate.utils import is_tensorboard_available, is_wandb_available
 
 from cmtool.errors import DeviceError
 from cmtool.recipe import TrainSettings
@@ -16,8 +17,15 @@ def resolve(settings: TrainSettings, device: torch.device, say: Say) -> TrainSet
     compiler.
 
     Raises:
-        DeviceError: A precision was asked for by name that the device does not have.
+        DeviceError: A precision that the device does not have, or a tracker that is not installed,
+            was asked for by name.
     """
+    installed = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
+    if settings.tracker in installed and not installed[settings.tracker]():
+        raise DeviceError(
+            f"tracker '{settings.tracker}' is not installed",
+            f"pip install 'cmtool[{settings.tracker}]'",
+        )
     precision, compiled = settings.precision, settings.compile
     if precision == "auto":
         precision = "bf16" if has_bf16(device) else "no"

@@ -282,6 +282,18 @@ def test_a_batch_that_does_not_fit_in_memory(here: Path, tmp_path: Path):
     assert "error: out of memory\nhint: a smaller --batch-size or network; " in done.stderr
 
 
+def test_a_tracker_that_is_not_installed(here: Path, monkeypatch: pytest.MonkeyPatch):
+    from cmtool.workflows import _machine
+
+    monkeypatch.setattr(_machine, "is_wandb_available", lambda: False)
+    done = cmtool("train", "small.toml", "--tracker", "wandb", "--out", "o")
+    no_traceback(done)
+    assert done.exit_code == 2
+    assert done.stderr == (
+        "error: tracker 'wandb' is not installed\nhint: pip install 'cmtool[wandb]'\n"
+    )
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 @pytest.mark.parametrize("out", ["locked/o", "locked/o.png", "locked/o.npz"])
 def test_a_folder_that_is_not_writable(out: str, here: Path, tmp_path: Path):
