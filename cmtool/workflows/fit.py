@@ -31,6 +31,7 @@ from cmtool.workflows._draw import draw, plan_for
 from cmtool.workflows._job import Job as Job
 from cmtool.workflows._job import load_recipe as load_recipe
 from cmtool.workflows._machine import resolve
+from cmtool.workflows._preflight import check_tangent
 from cmtool.workflows.load import Model, Say, pick_device, silent
 
 GRID_SEED, GRID_COLUMNS, GRID_ROWS = 0, 8, 4
@@ -122,6 +123,8 @@ def prepare(
     if init is not None:
         copy_weights(init, student)
         say(f"student starts from {init.source}")
+    if recipe.loss.uses_jvp:
+        check_tangent(recipe, student, fresh=init is None, say=say)
     name = Path(data.name).stem or "images"
     method = type(recipe.loss).__name__.lower()
     out = job.out or Path("runs") / f"{name}-{method}"
@@ -138,6 +141,12 @@ def _check_sections(recipe: Recipe, teacher: Model | None) -> None:
     Raises:
         RecipeError: Two sections, or the recipe and the teacher, contradict each other.
     """
+    if recipe.loss.precond == "edm" and recipe.denoiser.precond != "edm":
+        raise RecipeError(
+            f"loss '{type(recipe.loss).__name__.lower()}' trains a model that is the identity at 0 "
+            f"noise, not one with denoiser.precond '{recipe.denoiser.precond}'",
+            "--set denoiser.precond=edm",
+        )
     low, boundary = recipe.schedule.t_min, recipe.denoiser.boundary
     if recipe.denoiser.precond == "consistency" and boundary > low:
         raise RecipeError(
