@@ -117,6 +117,12 @@ class Guidance(nn.Module):
         return F.linear(told.to(like.dtype), self.weight)
 
 
+def pixel_norm(x: Tensor) -> Tensor:
+    """x over the root mean square of its channels, (B, C, *) -> (B, C, *), in float32 or wider."""
+    x = x.to(wide(x.dtype))
+    return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+
+
 def residual(x: Tensor, y: Tensor, scale: float) -> Tensor:
     """(x + y) scale."""
     return x + y if scale == 1 else (x + y) * scale

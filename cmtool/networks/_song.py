@@ -119,7 +119,9 @@ def _initialise(module: nn.Conv2d | nn.Linear, name: str) -> None:
         nn.init.zeros_(module.bias)
 
 
-def song_style(embedding: int, taps: tuple[int, ...], dropout: float) -> Style:
+def song_style(
+    embedding: int, taps: tuple[int, ...], dropout: float, normalize_affine: bool
+) -> Style:
     """The blocks of score-SDE: one head, sums scaled by sqrt(1/2), the embedding added."""
     return Style(
         embedding=embedding,
@@ -131,4 +133,5 @@ def song_style(embedding: int, taps: tuple[int, ...], dropout: float) -> Style:
         taps=taps,
         project_resampled=True,
         dropout=dropout,
+        normalize_affine=normalize_affine,
     )

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmtool.networks._layers import GroupNorm, Resample, SelfAttention, residual
+from cmtool.networks._layers import GroupNorm, Resample, SelfAttention, pixel_norm, residual
 
 Direction = Literal["down", "up"]
 
@@ -35,6 +35,7 @@ class Style:
         project_resampled: The skip of a resampling block has a 1x1 convolution even where the width
             stays.
         dropout: Probability of dropping an activation before the last convolution of a block.
+        normalize_affine: What the embedding scales and shifts by is brought to unit mean square.
     """
 
     embedding: int
@@ -46,6 +47,7 @@ class Style:
     taps: tuple[int, ...]
     project_resampled: bool
     dropout: float
+    normalize_affine: bool
 
     def norm(self, channels: int) -> GroupNorm:
         """The family's group norm."""
@@ -95,6 +97,7 @@ class Block(nn.Module):
         self.scale_shift = style.scale_shift
         self.residual_scale = style.residual_scale
         self.dropout = style.dropout
+        self.normalize_affine = style.normalize_affine
         self.norm1 = style.norm(width_in)
         self.resample = Resample(resample, style.taps) if resample else None
         self.conv1 = nn.Conv2d(width_in, width_out, 3, padding=1)
@@ -119,12 +122,15 @@ class Block(nn.Module):
         modulation = self.affine(emb)[:, :, None, None]
         if self.scale_shift:
             scale, shift = modulation.chunk(2, 1)
-            h = torch.addcmul(shift, self.norm2(h), 1 + scale)
+            h = torch.addcmul(self._tame(shift), self.norm2(h), self._tame(1 + scale))
         else:
-            h = self.norm2(h + modulation)
+            h = self.norm2(h + self._tame(modulation))
         h = self.conv2(F.dropout(F.silu(h), self.dropout, self.training))
         x = residual(x if self.skip is None else self.skip(x), h, self.residual_scale)
         return x if self.attention is None else self.attention(x)
+
+    def _tame(self, a: Tensor) -> Tensor:
+        return pixel_norm(a).to(a.dtype) if self.normalize_affine else a
 
 
 class ResamplingConv(nn.Module):

@@ -85,6 +85,9 @@ class Adm(Network):
             has at least 4 channels a group and rounds the number of heads down, leaving attention
             out where that gives none.
         guidance_input: Take a guidance weight as an input.
+        normalize_affine: What the embedding scales and shifts by has unit mean square over the
+            channels, which keeps the derivative with respect to the noise level tame: Lu & Song
+            2024, arXiv 2410.11081, Section 4.1.
     """
 
     channels: int = 192
@@ -97,6 +100,7 @@ class Adm(Network):
     resblock_updown: bool = True
     flavor: Literal["openai", "edm"] = "openai"
     guidance_input: bool = False
+    normalize_affine: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self.channels, self.channel_mult, self.blocks, self.dropout)
@@ -143,6 +147,7 @@ class Adm(Network):
             taps=(1, 1),
             project_resampled=False,
             dropout=self.dropout,
+            normalize_affine=self.normalize_affine,
         )
         embedding = AdmEmbedding(self.channels, width, num_classes, self.guidance_input)
         return AdmUNet(plan, style, embedding)

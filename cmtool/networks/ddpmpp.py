@@ -30,6 +30,9 @@ class Ddpmpp(Network):
         dropout: Probability of dropping an activation.
         augment_dim: Number of augmentation parameters; 0 for none.
         guidance_input: Take a guidance weight as an input.
+        normalize_affine: What the embedding shifts by has unit mean square over the channels, which
+            keeps the derivative with respect to the noise level tame: Lu & Song 2024, arXiv
+            2410.11081, Section 4.1.
     """
 
     channels: int = 128
@@ -39,6 +42,7 @@ class Ddpmpp(Network):
     dropout: float = 0.0
     augment_dim: int = 0
     guidance_input: bool = False
+    normalize_affine: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self.channels, self.channel_mult, self.blocks, self.dropout)
@@ -62,4 +66,5 @@ class Ddpmpp(Network):
             guidance_input=self.guidance_input,
             fourier_scale=None,
         )
-        return SongUNet(plan, song_style(width, (1, 1), self.dropout), embedding)
+        style = song_style(width, (1, 1), self.dropout, self.normalize_affine)
+        return SongUNet(plan, style, embedding)

@@ -33,6 +33,9 @@ class Ncsnpp(Network):
         dropout: Probability of dropping an activation.
         augment_dim: Number of augmentation parameters; 0 for none.
         guidance_input: Take a guidance weight as an input.
+        normalize_affine: What the embedding shifts by has unit mean square over the channels, which
+            keeps the derivative with respect to the noise level tame: Lu & Song 2024, arXiv
+            2410.11081, Section 4.1.
         fourier_scale: Standard deviation of the random frequencies.
     """
 
@@ -43,6 +46,7 @@ class Ncsnpp(Network):
     dropout: float = 0.0
     augment_dim: int = 0
     guidance_input: bool = False
+    normalize_affine: bool = False
     fourier_scale: float = 16.0
 
     def __post_init__(self) -> None:
@@ -68,4 +72,5 @@ class Ncsnpp(Network):
             guidance_input=self.guidance_input,
             fourier_scale=self.fourier_scale,
         )
-        return SongUNet(plan, song_style(width, TAPS, self.dropout), embedding)
+        style = song_style(width, TAPS, self.dropout, self.normalize_affine)
+        return SongUNet(plan, style, embedding)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmtool.networks._layers import Guidance, attention, has_tangent, wide
+from cmtool.networks._layers import Guidance, attention, has_tangent, pixel_norm, wide
 from cmtool.networks.base import Network
 
 
@@ -33,6 +33,9 @@ class Tiny(Network):
         head_channels: Channels of one attention head.
         dropout: Share of the activations that a block drops while training, [0, 1).
         guidance_input: Take a guidance weight as an input.
+        normalize_affine: What the embedding shifts by has unit mean square over the channels, which
+            keeps the derivative with respect to the noise level tame: Lu & Song 2024, arXiv
+            2410.11081, Section 4.1.
     """
 
     width: int = 160
@@ -43,6 +46,7 @@ class Tiny(Network):
     head_channels: int = 64
     dropout: float = 0.0
     guidance_input: bool = False
+    normalize_affine: bool = False
 
     def __post_init__(self) -> None:
         for field in ("width", "blocks", "patch", "head_channels"):
@@ -84,7 +88,7 @@ class TinyUNet(nn.Module):
         upper, pixels = widths[:-1], channels * spec.patch**2
 
         def stage(width: int, heads: int = 0) -> Stage:
-            return Stage(Block(width, emb, heads, spec.dropout) for _ in range(spec.blocks))
+            return Stage(Block(width, emb, heads, spec) for _ in range(spec.blocks))
 
         self.patch = spec.patch
         self.embed = Embedding(emb, num_classes, spec.guidance_input)
@@ -165,19 +169,21 @@ class Stage(nn.ModuleList):
 class Block(nn.Module):
     """x + conv(silu(norm(conv(silu(norm(x)))) + shift(emb))), then attention if `heads` > 0."""
 
-    def __init__(self, width: int, emb: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, emb: int, heads: int, spec: Tiny) -> None:
         super().__init__()
         self.first = Conv(width, width)
         self.shift = nn.Linear(emb, width)
         self.second = Conv(width, width, gain=0.0)
         self.attend = Attention(width, heads) if heads else None
-        self.dropout = dropout
+        self.dropout = spec.dropout
+        self.normalize_affine = spec.normalize_affine
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            shift = self.shift(emb)[:, None, None, :]
+            shift = self.shift(emb)
+            shift = pixel_norm(shift) if self.normalize_affine else shift
         h = self.first(F.silu(norm(x)))
-        h = F.silu(norm(h) + shift.to(h.dtype))
+        h = F.silu(norm(h) + shift[:, None, None, :].to(h.dtype))
         out: Tensor = x + self.second(F.dropout(h, self.dropout, self.training))
         if self.attend is not None:
             out = self.attend(out)

@@ -154,6 +154,27 @@ def test_channels_last_changes_nothing(name: str) -> None:
     assert error(last, out) < 1e-12
 
 
+@every_network
+def test_normalised_affines_bound_what_the_embedding_does(name: str) -> None:
+    """It stops growing with the weights of the affine layers; their keys and shapes stay."""
+    plain = network(name)
+    spec = registry.load("networks", name)(**SMALL.get(name, {}), normalize_affine=True)
+    net = spec.build(8, 3, CLASSES).eval()
+    net.load_state_dict(plain.state_dict())
+    x, c_noise, label = inputs()
+    outs = [net(x, c_noise, label)]
+    assert error(outs[0], plain(x, c_noise, label)) > 1e-2
+    for _ in range(2):
+        with torch.no_grad():
+            for key, parameter in net.named_parameters():
+                if "affine" in key or "shift" in key:
+                    parameter.mul_(1000.0)
+        outs.append(net(x, c_noise, label))
+    assert error(outs[2], outs[1]) < 0.01
+    v = torch.randn_like(c_noise)
+    assert torch.func.jvp(lambda c: net(x, c, label), (c_noise,), (v,))[1].isfinite().all()
+
+
 class SeesPhases(TorchDispatchMode):
     """Records the types in which sines and cosines are taken."""
 
