@@ -109,8 +109,56 @@ def test_a_finished_run_has_nothing_to_do(job, tmp_path):
 
 def test_resuming_with_another_recipe_is_refused_with_the_difference(job):
     fit(prepared(job("train.steps=2")), Listeners())
-    with pytest.raises(RecipeError, match=r"another recipe: lr = 0.001 -> lr = 0.5"):
+    with pytest.raises(RecipeError, match=r"another recipe: train.lr = 0.001 -> 0.5"):
         fit(prepared(job("train.lr=0.5", "train.steps=2", resume=True)), Listeners())
+
+
+def test_another_loss_shows_as_differences_by_key(job):
+    fit(prepared(job("train.steps=1")), Listeners())
+    with pytest.raises(RecipeError, match=r"loss.decay = 0.9 -> 0.5; loss.levels_max = 20 -> 30"):
+        prepared(job("train.steps=1", "loss.levels_max=30", "loss.decay=0.5", resume=True))
+
+
+def test_overwriting_leaves_nothing_of_the_old_run(job, tmp_path):
+    fit(prepared(job("train.steps=3")), Listeners())
+    fit(prepared(job("train.steps=2", overwrite=True)), Listeners())
+    assert [p.name for p in (tmp_path / "run").glob("step-*")] == ["step-00000002"]
+    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_run_that_died_before_its_first_checkpoint_blocks_nobody(job, tmp_path):
+    for _ in islice(trainer(job()).steps(), 1):
+        pass
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.toml").write_text("")
+    assert fit(prepared(job("train.steps=1")), Listeners()).steps == 1
+
+
+def test_the_log_has_every_step_once_after_a_kill(job, tmp_path):
+    ready = prepared(job(out="killed"))
+
+    def die(report, run):
+        if report.index == 15:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(ready, Listeners(progress=die))
+    fit(prepared(job(out="killed", resume=True)), Listeners())
+    lines = (tmp_path / "killed" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["index"] for line in lines] == list(range(1, 21))
+
+
+def test_overwriting_the_model_to_start_from_is_refused(job, tmp_path):
+    fit(prepared(job("train.steps=1")), Listeners())
+    with pytest.raises(RecipeError, match="holds the model to start from"):
+        plan(job("train.steps=2", overwrite=True), tmp_path / "run", {}, Listeners())
+
+
+def test_a_folder_of_other_things_is_never_a_run_directory(job, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("")
+    with pytest.raises(CheckpointError, match=r"holds thesis.tex, which is not of a run"):
+        prepared(job(overwrite=True))
 
 
 def test_more_steps_go_on_from_the_end(job, tmp_path):
