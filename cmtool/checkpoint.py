@@ -42,6 +42,7 @@ class Meta:
         kind: "diffusion" or "consistency".
         image_shape: (C, H, W).
         classes: The classes' names.
+        grid: Noise levels that the model was made for, see `Denoiser`.
         step: Optimizer steps taken.
         images: Training images seen.
         weights: Names of the weights in a checkpoint directory.
@@ -54,6 +55,7 @@ class Meta:
     kind: Kind
     image_shape: tuple[int, int, int]
     classes: tuple[str, ...] = ()
+    grid: tuple[float, ...] = ()
     step: int = 0
     images: int = 0
     weights: tuple[str, ...] = ()
@@ -69,6 +71,7 @@ class Meta:
             kind=model.kind,
             image_shape=model.image_shape,
             classes=model.classes,
+            grid=model.grid,
             step=step,
             images=step * batch_size,
             origin=origin,
@@ -91,6 +94,7 @@ class Meta:
                 )
             for key in ("image_shape", "classes", "weights"):
                 fields[key] = tuple(fields[key])
+            fields["grid"] = tuple(map(float, fields.get("grid", ())))
             shape, counts = fields["image_shape"], (fields["step"], fields["images"])
             if fields["kind"] not in get_args(Kind) or len(shape) != 3:
                 raise ValueError(f"kind '{fields['kind']}', image_shape {shape}")
@@ -204,7 +208,9 @@ def build(recipe: Recipe, meta: Meta) -> Denoiser:
             f"network: {error}", "change it with --set network.KEY=VALUE"
         ) from None
     precond = preconditioner(recipe.denoiser)
-    return Denoiser(network, precond, recipe.schedule, meta.kind, meta.image_shape, meta.classes)
+    return Denoiser(
+        network, precond, recipe.schedule, meta.kind, meta.image_shape, meta.classes, meta.grid
+    )
 
 
 def restore(recipe: Recipe, meta: Meta, weights: Mapping[str, Tensor], where: str) -> Denoiser:

@@ -147,6 +147,8 @@ class Denoiser(nn.Module):
         kind: "diffusion" or "consistency"; decides which sampler is legal.
         image_shape: (C, H, W) of one image.
         classes: The classes' names, in order of their numbers; empty for an unconditional model.
+        grid: Decreasing noise levels that the model was made for; Euler's method along them ends at
+            an image, as in progressive distillation. Empty for models of any levels.
 
     Example:
         >>> model = Denoiser(nn.Identity(), EDM(), None, "diffusion", (1, 2, 2))
@@ -162,6 +164,7 @@ class Denoiser(nn.Module):
         kind: Kind,
         image_shape: tuple[int, int, int],
         classes: tuple[str, ...] = (),
+        grid: tuple[float, ...] = (),
     ) -> None:
         super().__init__()
         self.network = network
@@ -170,6 +173,7 @@ class Denoiser(nn.Module):
         self.kind: Kind = kind
         self.image_shape = image_shape
         self.classes = classes
+        self.grid = grid
         self.log_weight: LogWeight | None = None
 
     @property

@@ -55,7 +55,13 @@ def sample_consistency(
 
 @torch.no_grad()
 def sample_ode(
-    denoise: Denoise, schedule: Schedule, solvers: Sequence[Solver], x: Tensor, times: Tensor
+    denoise: Denoise,
+    schedule: Schedule,
+    solvers: Sequence[Solver],
+    x: Tensor,
+    times: Tensor,
+    *,
+    finish: bool = True,
 ) -> Tensor:
     """Solves a diffusion model's probability-flow ODE, then removes the noise that is left at the
     last time.
@@ -70,6 +76,7 @@ def sample_ode(
         solvers: One for each interval, len(times) - 1.
         x: (B, *) noisy images at times[0].
         times: (n,) decreasing times.
+        finish: Whether to remove that noise, with one more evaluation.
 
     Returns:
         (B, *) images, in x's dtype.
@@ -77,4 +84,4 @@ def sample_ode(
     steps = [t.expand(len(x)).to(x.device) for t in times]
     for solver, t, r in zip(solvers, steps[:-1], steps[1:], strict=True):
         x = solver.step(denoise, schedule, x, t, r).to(x)
-    return denoise(x, steps[-1]).to(x)
+    return (denoise(x, steps[-1]) if finish else schedule.to_edm(x, steps[-1])[0]).to(x)

@@ -8,15 +8,15 @@ gradients.
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from cmtool import checkpoint
 from cmtool.augment import augment
@@ -24,7 +24,7 @@ from cmtool.data.loader import Loader
 from cmtool.denoiser import Denoiser
 from cmtool.ema import Ema
 from cmtool.errors import RecipeError, Stopped, TrainingError
-from cmtool.losses.base import Loss, LossOutput, Roles, Step
+from cmtool.losses.base import Loss, LossOutput, Roles, Stage, Step
 from cmtool.recipe import DataSettings, Recipe, TrainSettings
 from cmtool.rng import StepRng, mix
 from cmtool.signals import Signals
@@ -59,6 +59,10 @@ class Objective(nn.Module):
         self._loss = loss
         self._data = data
 
+    def take(self, roles: Roles) -> None:
+        """Goes on with another teacher."""
+        self._fixed = (roles,)
+
     def forward(self, batch: Batch, step: Step) -> LossOutput:
         if batch.label is not None and self._data.label_dropout > 0:
             kept = step.rng.rand() >= self._data.label_dropout
@@ -92,6 +96,7 @@ class Trainer:
     origin: dict[str, Any]
     out: Path
     step: int = field(default=0, init=False)
+    stage: Stage | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -152,9 +157,7 @@ class Trainer:
 
     def averaged(self, index: int = 0) -> Denoiser:
         """A copy of the student that carries an average of its weights, in evaluation mode."""
-        model = copy.deepcopy(self.roles.student).eval().requires_grad_(False)
-        model.load_state(self.emas[index].weights)
-        return model
+        return self._copy(self.emas[index].weights)
 
     def save(self) -> None:
         """Writes a checkpoint of this step; all processes must call it."""
@@ -162,6 +165,8 @@ class Trainer:
             weights = {"student": self.roles.student.state()}
             if self.roles.target is not self.roles.student:
                 weights["target"] = self.roles.target.state()
+            if self.stage is not None and self.stage.first > 0 and self.roles.teacher.denoiser:
+                weights["teacher"] = self.roles.teacher.denoiser.state()
             weights |= {f"ema-{ema.rate}": ema.weights for ema in self.emas}
             checkpoint.save(
                 self.out,
@@ -181,6 +186,8 @@ class Trainer:
         self.roles.student.load_state(saved.weights("student"))
         if self.roles.target is not self.roles.student:
             self.roles.target.load_state(saved.weights("target"))
+        if "teacher" in saved.meta.weights:
+            self._teach(saved.weights("teacher"))
         for ema in self.emas:
             ema.load(saved.weights(f"ema-{ema.rate}"))
         state = saved.resume_state(device)
@@ -193,7 +200,9 @@ class Trainer:
         began, settings = time.perf_counter(), self.settings
         accelerator, rank = self.accelerator, self.accelerator.process_index
         _, micros, size = self.split
-        lr = learning_rate(settings, self.step)
+        self._enter(self.loss.stage(self.step, settings.steps))
+        first, end = (self.stage.first, self.stage.end) if self.stage else (0, settings.steps)
+        lr = learning_rate(settings, self.step - first, end - first)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         torch.manual_seed(mix(settings.seed, self.step, rank, 1))  # Dropout.
@@ -225,9 +234,38 @@ class Trainer:
         seconds = time.perf_counter() - began
         return StepReport(self.step, self.step * settings.batch_size, mean, lr, seconds, stats)
 
+    def _enter(self, stage: Stage | None) -> None:
+        """Makes the changes with which a stage starts, once."""
+        if stage is None or stage == self.stage:
+            return
+        student, settings = self.roles.student, self.settings
+        levels = student.schedule.grid(stage.intervals + 1)
+        student.grid = tuple(student.schedule.sigma(levels).tolist())
+        if 0 < stage.first == self.step:
+            self._teach(student.state())
+            self._optimizer.state.clear()
+            self.emas = [Ema(student.state(), rate, settings.ema_warmup) for rate in settings.ema]
+        self.stage = stage
+
+    def _teach(self, state: Mapping[str, Tensor]) -> None:
+        """Makes a copy of the student with these weights the teacher."""
+        model = self._copy(state)
+        if self.settings.compile:
+            model.network.compile()
+        # What guidance did, the student has learned.
+        teacher = replace(self.roles.teacher, denoiser=model, guidance=1.0)
+        self.roles = self.roles._replace(teacher=teacher)
+        self.accelerator.unwrap_model(self._objective).take(self.roles)
+
+    def _copy(self, state: Mapping[str, Tensor]) -> Denoiser:
+        model = copy.deepcopy(self.roles.student).eval().requires_grad_(False)
+        model.load_state(state)
+        return model
+
     def _average(self) -> None:
+        young = self.step - (self.stage.first if self.stage else 0)
         for ema in self.emas:
-            ema.update(self.roles.student.state(), self.step)
+            ema.update(self.roles.student.state(), young)
         if self.roles.target is not self.roles.student:
             decay = self.loss.target_decay(self.step, self.settings.steps)
             target, student = self.roles.target.network, self.roles.student.network
@@ -266,14 +304,14 @@ class Trainer:
         return scaler.state_dict() if scaler is not None else {}
 
 
-def learning_rate(settings: TrainSettings, step: int) -> float:
+def learning_rate(settings: TrainSettings, step: int, steps: int | None = None) -> float:
     """The learning rate at a step (from 0): linear warm-up, then constant or decaying to zero at
-    `lr_decay_steps`.
+    `lr_decay_steps`, else at `steps`, by default all.
 
     "rsqrt" decays as 1 / sqrt(max(step / lr_decay_steps, 1)), the rule of EDM2.
     """
     warm = min((step + 1) / settings.lr_warmup, 1.0) if settings.lr_warmup else 1.0
-    end = settings.lr_decay_steps or settings.steps
+    end = settings.lr_decay_steps or steps or settings.steps
     done = min(step / end, 1.0)
     decay = {
         "none": 1.0,

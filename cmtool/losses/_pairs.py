@@ -2,10 +2,12 @@
 needs no state."""
 
 import math
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 
+from cmtool.losses.base import Stage
 from cmtool.schedules.base import Schedule
 
 
@@ -96,6 +98,29 @@ def doubling_levels(index: int, total: int, levels_min: int, levels_max: int) ->
     stages = math.log2(levels_max // levels_min) + 1
     length = max(int(total / stages), 1)
     return int(min(levels_min * 2 ** (index // length), levels_max)) + 1
+
+
+def halving_stages(intervals: int, total: int, length: int | None) -> list[Stage]:
+    """The stages of progressive distillation, N = `intervals` and then half of it each time.
+
+    Each has `length` steps, those with N = 2 and 1 twice as many; the last takes what is left of
+    `total`. None makes the stages as long as they fit.
+
+    Source:
+        Song et al. 2023, arXiv 2303.01469, the released code.
+
+    Example:
+        >>> [stage.first for stage in halving_stages(64, 450_000, 50_000)]
+        [0, 50000, 100000, 150000, 200000, 250000, 350000]
+    """
+    counts = [intervals]
+    while counts[-1] > 1:
+        counts.append(counts[-1] // 2)
+    units = [2 if n <= 2 else 1 for n in counts]
+    length = length or max(total // sum(units), 1)
+    ends = [length * n for n in accumulate(units, initial=0)]
+    ends[-1] = max(ends[-1], total)
+    return [Stage(*span, n) for span, n in zip(pairwise(ends), counts, strict=True)]
 
 
 def adaptive_decay(levels: int, levels_min: int, decay: float, form: str) -> float:

@@ -68,6 +68,15 @@ def weight(name: Weighting, t: Tensor, r: Tensor, sigma_data: float) -> Tensor:
             return 1 / (t - r)
 
 
+class Stage(NamedTuple):
+    """A part of training with a teacher of its own: steps `first` .. `end` - 1 train a student that
+    Euler's method samples in `intervals` steps."""
+
+    first: int
+    end: int
+    intervals: int
+
+
 class Loss(ABC):
     """A training objective; a subclass is a frozen dataclass whose fields are its recipe keys.
 
@@ -90,6 +99,11 @@ class Loss(ABC):
         """Weight of the past in the target's average after step `index`; 0 means that the target is
         the student."""
         return 0.0
+
+    def stage(self, index: int, total: int) -> Stage | None:
+        """The stage of a step, if the loss has stages. At the start of each but the first, the
+        student becomes the teacher; optimizer, averages and learning rate start anew."""
+        return None
 
     def describe(self, index: int, total: int) -> dict[str, float]:
         """The curriculum's values at a step, for the log and `--dry-run`."""

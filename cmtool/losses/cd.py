@@ -59,7 +59,7 @@ class CD(PairLoss):
     def levels_at(self, index: int, total: int) -> float:
         """N(k) = levels_min (levels / levels_min)^(k / (K - 1)), a whole number on a grid."""
         first = self.levels_min or self.levels
-        levels = first * (self.levels / first) ** (index / max(total - 1, 1))
+        levels: float = first * (self.levels / first) ** (index / max(total - 1, 1))
         return levels if self.times == "continuous" else round(levels)
 
     def target_decay(self, index: int, total: int) -> float:

@@ -28,18 +28,21 @@ class Plan:
         times: Decreasing noise levels, (n,) float64.
         solvers: One for each interval of a diffusion model's path; empty for a consistency model.
         nfe: Network evaluations for each image.
+        own: Whether these are the model's own levels, at whose end there is nothing to remove.
     """
 
     times: Tensor
     solvers: tuple[Solver, ...]
     nfe: int
+    own: bool = False
 
     def __str__(self) -> str:
         levels = ", ".join(f"{t:.4g}" for t in self.times[:6].tolist())
         more = f", ... {self.times[-1]:.4g}" if len(self.times) > 6 else ""
         kinds = Counter(type(solver).__name__.lower() for solver in self.solvers)
         path = "".join(f"{count} {name} steps, " for name, count in kinds.items())
-        return f"NFE {self.nfe} ({path}noise levels {levels}{more})"
+        whose = "the model's own " if self.own else ""
+        return f"NFE {self.nfe} ({path}{whose}noise levels {levels}{more})"
 
 
 def plan_for(
@@ -69,7 +72,7 @@ def plan_for(
             consistency_times(model, steps or 1) if times is None else torch.tensor(times).double()
         )
         return Plan(levels, (), len(levels))
-    return _ode_plan(model, steps, times, solver or "heun")
+    return _ode_plan(model, steps, times, solver)
 
 
 def consistency_times(model: Denoiser, steps: int) -> Tensor:
@@ -94,9 +97,15 @@ def _noise_range(model: Denoiser) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _ode_plan(model: Denoiser, steps: int | None, times: Sequence[float] | None, name: str) -> Plan:
-    main: Solver = registry.load("solvers", name)()
+def _ode_plan(
+    model: Denoiser, steps: int | None, times: Sequence[float] | None, name: str | None
+) -> Plan:
     euler: Solver = registry.load("solvers", "euler")()
+    count = len(model.grid) - 1
+    if model.grid and times is None and steps in (None, count) and name in (None, "euler"):
+        levels = torch.tensor(model.grid, dtype=torch.float64)
+        return Plan(levels, (euler,) * count, count, own=True)
+    main: Solver = registry.load("solvers", name or "heun")()
     if times is not None:
         solvers = (main,) * (len(times) - 1)
         return Plan(torch.tensor(times).double(), solvers, main.nfe * len(solvers) + 1)
@@ -194,5 +203,5 @@ def draw(
     if consistency:
         x = sample_consistency(denoise, model.schedule, x, times, rng=rng)
     else:
-        x = sample_ode(denoise, model.schedule, plan.solvers, x, times)
+        x = sample_ode(denoise, model.schedule, plan.solvers, x, times, finish=not plan.own)
     return x.float().cpu(), None if labels is None else labels.cpu()

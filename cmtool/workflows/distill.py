@@ -86,5 +86,5 @@ def _follow(model: Model, recipe: Recipe, say: Say) -> Recipe:
         data=replace(recipe.data, conditional=classes > 0),
         network=recipe.network or theirs.network,
         schedule=schedule,
-        denoiser=replace(denoiser, precond="consistency"),
+        denoiser=replace(denoiser, precond=recipe.loss.precond),
     )

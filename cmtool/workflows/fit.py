@@ -284,8 +284,21 @@ def _resume(trainer: Trainer, say: Say) -> None:
             f"{trainer.out} was trained with another recipe: {'; '.join(changed[:5])}",
             "give the same options, or another --out",
         )
+    _check_stage(trainer, saved)
     trainer.resume(saved)
     say(f"resuming {saved.path} at step {trainer.step}")
+
+
+def _check_stage(trainer: Trainer, saved: Checkpoint) -> None:
+    """Refuses another `train.steps` if the next step then belongs to another stage."""
+    step, steps = saved.meta.step, (saved.recipe.train.steps, trainer.settings.steps)
+    old, new = (trainer.loss.stage(min(step, total - 1), total) for total in steps)
+    if old and new and (old.first, old.intervals) != (new.first, new.intervals):
+        raise RecipeError(
+            f"with train.steps = {steps[1]} the stage of step {step} would begin at step "
+            f"{new.first}, not {old.first}: {steps[0]} steps were planned",
+            f"--set train.steps={steps[0]}",
+        )
 
 
 def _check_out(out: Path, job: Job) -> None:
@@ -324,7 +337,9 @@ def _save_grid(trainer: Trainer, path: Path) -> None:
     numbers = range(GRID_ROWS * GRID_COLUMNS)
     plans = {"1 step": plan_for(model, 1), "2 steps": plan_for(model, 2)}
     if model.kind == "diffusion":
-        plans = {"NFE 17": plan_for(model, 17)}
+        # A student that was made for a few steps is shown in just these.
+        plan = plan_for(model, None if 0 < len(model.grid) <= 18 else 17)
+        plans = {f"NFE {plan.nfe}": plan}
     panels = {
         title: images.to_uint8(draw(model, plan, numbers, GRID_SEED)[0]).permute(0, 2, 3, 1).numpy()
         for title, plan in plans.items()

@@ -80,6 +80,8 @@ def _model(path: Path, facts: Mapping[str, Any]) -> dict[str, str]:
         "schedule": str(denoiser.schedule),
         "noise range": f"{denoiser.schedule.t_min:g} .. {denoiser.schedule.t_max:g}",
     }
+    if denoiser.grid:
+        described["made for"] = f"{len(denoiser.grid) - 1} Euler steps between its own noise levels"
     if meta.step:
         described["trained"] = f"{meta.step:,} steps, {meta.images:,} images, loss {recipe.loss}"
         described["weights"] = ", ".join(meta.weights)

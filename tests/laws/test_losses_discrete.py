@@ -20,6 +20,7 @@ from cmtool.losses.cd import CD
 from cmtool.losses.ct import CT
 from cmtool.losses.ect import ECT
 from cmtool.losses.ict import ICT
+from cmtool.losses.pd import PD
 from cmtool.networks.tiny import Tiny
 from cmtool.rng import StepRng
 from cmtool.schedules.karras import Karras
@@ -379,6 +380,92 @@ def test_ect_norm_has_a_finite_gradient_at_0():
     assert all(p.grad.isfinite().all() for p in student.parameters() if p.grad is not None)
 
 
+# pd.
+
+
+def two_euler_steps(schedule, intervals):
+    """The answer whose one Euler step does what two of the exact denoiser's do."""
+    levels = schedule.sigma(schedule.grid(2 * intervals + 1))
+
+    def student(x, t):
+        k = torch.searchsorted(-levels, -t * (1 - 1e-9), right=True) - 1
+        middle, r = levels[k + 1], levels[k + 2]
+        y = Euler().step(ORACLE.denoise, KARRAS, x, t, middle)
+        y = Euler().step(ORACLE.denoise, KARRAS, y, middle, r)
+        t, r = t.reshape(-1, 1, 1, 1), r.reshape(-1, 1, 1, 1)
+        return x - t * (y - x) / (r - t)
+
+    return student
+
+
+@pytest.mark.parametrize("schedule", [KARRAS, TrigFlow()])
+@pytest.mark.parametrize("intervals", [1, 2, 8, 64])
+def test_pd_is_zero_for_the_composed_two_step_euler_map(schedule, intervals):
+    loss = PD("l2", None, "uniform", intervals, stage_steps=1)
+    teacher = model(ORACLE.denoise, schedule, "diffusion", (1, 1, 1))
+    x = ORACLE.mean + ORACLE.variance**0.5 * torch.randn(64, 1, 1, 1, dtype=torch.float64)
+    u = (torch.arange(64, dtype=torch.float64) + 0.5) / 64
+
+    def found(function):
+        student = model(function, schedule, "diffusion", (1, 1, 1))
+        roles = Roles(student, student, Teacher(schedule, Euler(), teacher))
+        draws = Draws(torch.randn(64, 1, 1, 1, dtype=torch.float64), u=u)
+        return loss(roles, Batch(x), Step(0, 1, draws)).loss
+
+    right = two_euler_steps(schedule, intervals)
+    assert found(right).max() < 1e-18
+    assert found(lambda x, t: right(x, t) + 0.01).min() > 0.9e-4
+    # The teacher itself is no solution: its one step is not its two.
+    assert found(ORACLE.denoise).max() > 1e-6
+
+
+def test_pd_times_are_an_even_share_of_k_over_n():
+    """N intervals and N + 1 levels, where cd's grid of N has N levels."""
+    n, seen = 8, []
+
+    class Student(Denoiser):
+        def forward(self, x, t, label=None, **more):
+            seen.append(t)
+            return super().forward(x, t, label, **more)
+
+    student = Student(_small(0.0).network, EDM(), KARRAS, "diffusion", (1, 8, 8))
+    roles = Roles(student, student, Teacher(KARRAS, Euler(), _small(0.0)))
+    x, u = torch.zeros(400, 1, 8, 8), (torch.arange(400) + 0.5) / 400
+    PD(intervals=n, stage_steps=1)(roles, Batch(x), Step(0, 1, Draws(x, u=u)))
+    low, high = 0.002 ** (1 / 7), 80 ** (1 / 7)
+    levels = torch.tensor([(high + k / n * (low - high)) ** 7 for k in range(n)])
+    torch.testing.assert_close(seen[0], levels.repeat_interleave(50), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("k", "n"),
+    [
+        *((0, 64), (49_999, 64), (50_000, 32), (100_000, 16), (150_000, 8), (200_000, 4)),
+        *((249_999, 4), (250_000, 2), (349_999, 2), (350_000, 1), (449_999, 1), (900_000, 1)),
+    ],
+)
+def test_pd_stages_equal_the_released_codes_table(k, n):
+    assert PD(intervals=64, stage_steps=50_000).stage(k, 450_000).intervals == n
+
+
+@pytest.mark.parametrize(
+    ("intervals", "total", "lengths"),
+    [
+        (64, 900, [100] * 5 + [200, 200]),
+        (64, 917, [101] * 5 + [202, 210]),
+        (2, 10, [4, 6]),
+        (1, 7, [7]),
+        (4096, 8, [1] * 8),
+    ],
+)
+def test_pd_stages_fill_the_training(intervals, total, lengths):
+    loss = PD(intervals=intervals)
+    stages = sorted({loss.stage(k, total) for k in range(total)})
+    assert [stage.end - stage.first for stage in stages] == lengths
+    assert [stage.first for stage in stages] == [0, *(stage.end for stage in stages[:-1])]
+    assert [stage.intervals for stage in stages] == [intervals // 2**k for k in range(len(lengths))]
+
+
 def test_the_published_weights_by_name():
     t, r = torch.tensor([0.1, 2.0, 40.0]).double(), torch.tensor([0.05, 1.5, 39.0]).double()
     snr = (t**2 + 0.25) / (t * 0.5) ** 2
@@ -397,6 +484,9 @@ def test_the_published_weights_by_name():
         ("ect", {"q": 4.0, "stages": 20}, "q\\^stages <= 1e5"),
         ("ect", {"k": -1.0}, "k >= 0"),
         ("ect", {"p_std": -2.0}, "p_std > 0"),
+        ("pd", {"intervals": 0}, "intervals >= 1"),
+        ("pd", {"stage_steps": 0}, "stage_steps >= 1"),
+        ("pd", {"huber_c": -1.0}, "huber_c >= 0"),
     ],
 )
 def test_wrong_settings_are_refused(name, bad, text):

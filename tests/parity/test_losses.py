@@ -1,4 +1,4 @@
-"""CD, CT and the EDM loss against the released implementation, image by image."""
+"""CD, CT, PD and the EDM loss against the released implementation, image by image."""
 
 import re
 
@@ -11,6 +11,7 @@ from cmtool.losses.base import Roles, Step
 from cmtool.losses.cd import CD
 from cmtool.losses.ct import CT
 from cmtool.losses.dsm import DSM
+from cmtool.losses.pd import PD
 from cmtool.networks.adm import Adm
 from cmtool.schedules.karras import Karras
 from cmtool.solvers.euler import Euler
@@ -21,7 +22,7 @@ from tests import golden_cases as golden
 
 CASE = golden.cases()["losses"]
 STORED = golden.tensors("losses")
-KEYS = [key for key in CASE["keys"] if key.startswith(("cd_", "ct_"))]
+KEYS = CASE["keys"]
 
 
 def _model(seed: int, kind: str) -> Denoiser:
@@ -70,19 +71,23 @@ class Recorded:
 
 @pytest.mark.parametrize("key", KEYS)
 def test_pair_losses(models, key):
-    mode, levels, distance, weighting = re.fullmatch(r"(cd|ct)_N(\d+)_(.+)_(.+)", key).groups()
+    mode, levels, distance, weighting = re.fullmatch(r"(cd|ct|pd)_N(\d+)_(.+)_(.+)", key).groups()
     student, target, model = models
     indices, n = STORED[f"{mode}_N{levels}_indices"], int(levels)
-    # The middle of each pair's share of [0, 1), so that our draw gives the stored pair.
-    rng = Recorded([STORED["noise"]], (indices + 0.5) / (n - 1))
-    if mode == "cd":
+    # The middle of each pair's share of [0, 1), so that our draw gives the stored pair. PD's grid
+    # has N pairs.
+    rng = Recorded([STORED["noise"]], (indices + 0.5) / (n if mode == "pd" else n - 1))
+    if mode == "pd":
+        loss, teacher = PD(distance, None, weighting, n), Teacher(Karras(), Euler(), model)
+        student = Denoiser(student.network, model.precond, Karras(), "diffusion", model.image_shape)
+    elif mode == "cd":
         loss, teacher = CD(distance, None, weighting, levels=n), Teacher(Karras(), Heun(), model)
     else:
         loss = CT(distance, None, weighting, levels_min=n, levels_max=n)
         teacher = Teacher(Karras(), Euler())
     out = loss(Roles(student, target, teacher), Batch(STORED["x_start"]), Step(0, 1, rng)).loss
     # CT's Euler step cancels near t = 80 in the reference's own float32.
-    tolerance = 1e-5 if mode == "cd" else 1e-4
+    tolerance = 1e-4 if mode == "ct" else 1e-5
     assert ((out - STORED[key]).abs() / STORED[key].abs()).max() <= tolerance
 
 
