@@ -150,6 +150,14 @@ def test_cd_takes_any_solver_and_several_substeps(name):
         assert found.item() == pytest.approx(solver.order, abs=0.1)
 
 
+@pytest.mark.parametrize(("form", "first", "last"), [("paper", 0.95, 201), ("openai", 0.9025, 200)])
+def test_form_of_mu_is_an_option(form, first, last):
+    """The paper divides by N(k), the released code by N(k) - 1."""
+    loss = CT(levels_max=200, decay=0.95, form=form)
+    assert loss.target_decay(0, 800_000) == pytest.approx(first)
+    assert loss.target_decay(799_999, 800_000) == pytest.approx(0.95 ** (2 / last))
+
+
 # ict.
 
 

@@ -36,6 +36,7 @@ name = "dsm"
 [data]
 name = "digits"
 conditional = true
+label_dropout = 0.1
 
 [train]
 steps = 2
