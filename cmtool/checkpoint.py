@@ -11,6 +11,7 @@ code: `resume/state.pt` holds plain tensors and is read with `weights_only=True`
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -25,7 +26,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cmtool import recipe as recipes
-from cmtool.denoiser import EDM, HEAD, Consistency, Denoiser, Kind, Preconditioner
+from cmtool.denoiser import (
+    EDM,
+    HEAD,
+    Consistency,
+    Denoiser,
+    Guidable,
+    Kind,
+    Preconditioner,
+)
 from cmtool.errors import CheckpointError, did_you_mean
 from cmtool.recipe import DenoiserSettings, Recipe
 
@@ -209,8 +218,25 @@ def build(recipe: Recipe, meta: Meta) -> Denoiser:
         ) from None
     precond = preconditioner(recipe.denoiser)
     return Denoiser(
-        network, precond, recipe.schedule, meta.kind, meta.image_shape, meta.classes, meta.grid
+        network,
+        precond,
+        recipe.schedule,
+        meta.kind,
+        meta.image_shape,
+        meta.classes,
+        meta.grid,
+        _guidable(recipe, meta),
     )
+
+
+def _guidable(recipe: Recipe, meta: Meta) -> Guidable | None:
+    if not meta.classes:
+        return None
+    if isinstance(recipe.teacher.guidance, tuple):
+        return Guidable(*recipe.teacher.guidance, as_input=True)
+    # A consistency model's answers are ends of trajectories, which do not add up.
+    free = meta.kind == "diffusion" and recipe.data.label_dropout > 0
+    return Guidable(0.0, math.inf, as_input=False) if free else None
 
 
 def restore(recipe: Recipe, meta: Meta, weights: Mapping[str, Tensor], where: str) -> Denoiser:

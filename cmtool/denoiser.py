@@ -30,6 +30,15 @@ class Scalings(NamedTuple):
     c_noise: Tensor
 
 
+class Guidable(NamedTuple):
+    """The weights of classifier-free guidance at which a model answers, and how: the network takes
+    the weight as an input, or is asked twice, with the class and without."""
+
+    low: float
+    high: float
+    as_input: bool
+
+
 class Preconditioner(ABC):
     """How a network's input and output are scaled at each time."""
 
@@ -149,6 +158,7 @@ class Denoiser(nn.Module):
         classes: The classes' names, in order of their numbers; empty for an unconditional model.
         grid: Decreasing noise levels that the model was made for; Euler's method along them ends at
             an image, as in progressive distillation. Empty for models of any levels.
+        guidable: Which guidance it was trained for; None is none.
 
     Example:
         >>> model = Denoiser(nn.Identity(), EDM(), None, "diffusion", (1, 2, 2))
@@ -165,6 +175,7 @@ class Denoiser(nn.Module):
         image_shape: tuple[int, int, int],
         classes: tuple[str, ...] = (),
         grid: tuple[float, ...] = (),
+        guidable: Guidable | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -174,6 +185,7 @@ class Denoiser(nn.Module):
         self.image_shape = image_shape
         self.classes = classes
         self.grid = grid
+        self.guidable = guidable
         self.log_weight: LogWeight | None = None
 
     @property
@@ -205,6 +217,7 @@ class Denoiser(nn.Module):
         label: Tensor | None = None,
         *,
         augment: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> Tensor:
         """Denoises.
 
@@ -214,6 +227,7 @@ class Denoiser(nn.Module):
             label: (B,) int64 classes; -1, or None for all, means no class.
             augment: (B, 9) what was done to the images, for a network that is told of it; None is
                 nothing, as for every image that is drawn.
+            guidance: (B,) guidance weights, for a network that takes them; None is 1.
 
         Returns:
             (B, C, H, W) float32 (float64 if the weights are): the clean images, or for a
@@ -223,14 +237,21 @@ class Denoiser(nn.Module):
         x = x.to(dtype)
         t = torch.as_tensor(t, dtype=dtype, device=x.device).expand(len(x))
         c = self.precond(t)
-        raw = self.raw(expand(c.c_in, x) * x, t, label, augment=augment)
+        raw = self.raw(expand(c.c_in, x) * x, t, label, augment=augment, guidance=guidance)
         return expand(c.c_skip, x) * x + expand(c.c_out, x) * raw.to(dtype)
 
     def raw(
-        self, x: Tensor, t: Tensor, label: Tensor | None = None, *, augment: Tensor | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        label: Tensor | None = None,
+        *,
+        augment: Tensor | None = None,
+        guidance: Tensor | None = None,
     ) -> Tensor:
         """The network's own output F for scaled images c_in x_t (B, *) at noise levels t (B,)."""
-        told = {} if augment is None else {"augment": augment}
+        given = {"augment": augment, "guidance": guidance}
+        told = {key: value for key, value in given.items() if value is not None}
         out: Tensor = self.network(x, self.precond(t).c_noise, label, **told)
         return out
 
@@ -243,7 +264,7 @@ class Denoiser(nn.Module):
         label: Tensor | None = None,
         *,
         schedule: Schedule | None = None,
-        guidance: float = 1.0,
+        guidance: float | Tensor = 1.0,
         augment: Tensor | None = None,
         clamp: bool = False,
     ) -> Denoise:
@@ -253,8 +274,9 @@ class Denoiser(nn.Module):
             label: (B,) int64 classes.
             schedule: Whose frame; None takes the model's own. All schedules are one process seen
                 from several frames, so a model answers in any of them.
-            guidance: Weight w of classifier-free guidance, D(no class) + w (D(label) - D(no
-                class)); 1 is off.
+            guidance: Weight w of guidance, one number or (B,); 1 is off. A network that takes it as
+                an input is told, any other is asked twice: D(no class) + w (D(label) - D(no
+                class)).
             augment: See `forward`.
             clamp: Clamps the result to [-1, 1].
 
@@ -262,17 +284,21 @@ class Denoiser(nn.Module):
             Guidance: Ho & Salimans 2022, arXiv 2207.12598, written for denoisers.
         """
         frame = schedule or self.schedule
+        off = not isinstance(guidance, Tensor) and guidance == 1
+        as_input = self.guidable is not None and self.guidable.as_input
 
         def denoise(x: Tensor, t: Tensor) -> Tensor:
             y, sigma = frame.to_edm(x, t)
-            out: Tensor = self(y, sigma, label, augment=augment)
-            if guidance != 1.0:
+            w = None if off else torch.as_tensor(guidance, device=x.device).expand(len(x))
+            out: Tensor = self(y, sigma, label, augment=augment, guidance=w if as_input else None)
+            if w is not None and not as_input:
                 plain: Tensor = self(y, sigma, None, augment=augment)
-                out = plain + guidance * (out - plain)
+                out = plain + expand(w, x) * (out - plain)
             return out.clamp(-1, 1) if clamp else out
 
         return denoise
 
     def for_batch(self, batch: Batch) -> Denoise:
         """`bind` with all that is known of a training batch."""
-        return self.bind(batch.label, augment=batch.augment)
+        guidance = 1.0 if batch.guidance is None else batch.guidance
+        return self.bind(batch.label, guidance=guidance, augment=batch.augment)

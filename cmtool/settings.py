@@ -86,17 +86,23 @@ class TeacherSettings:
     """How the teacher takes its step.
 
     Args:
-        guidance: Weight of classifier-free guidance; 1 is off.
+        guidance: Weight of classifier-free guidance; 1 is off. [low, high] draws one for every
+            image, and the student takes it as an input.
         substeps: Solver steps between two neighbouring noise levels.
     """
 
-    guidance: float = 1.0
+    guidance: float | tuple[float, float] = 1.0
     substeps: int = 1
 
     def __post_init__(self) -> None:
+        guidance = self.guidance
+        if isinstance(guidance, tuple):
+            rule = (0 <= guidance[0] < guidance[1] < math.inf, "0 <= low < high < inf in guidance")
+        else:
+            rule = (0 <= guidance < math.inf, "0 <= guidance < inf")
         _require(
             self,
-            guidance=(0 <= self.guidance < math.inf, "0 <= guidance < inf"),
+            guidance=rule,
             substeps=(self.substeps >= 1, "substeps >= 1"),
         )
 

@@ -28,7 +28,8 @@ class Teacher:
         schedule: The noising process.
         solver: Takes the step.
         denoiser: A diffusion model, or None for the data.
-        guidance: Weight of classifier-free guidance in the model's answers; 1 is off.
+        guidance: Weight of guidance in the model's answers; 1 is off. Weights that were drawn for a
+            batch come before it.
         substeps: Solver steps for one call of `step`.
     """
 
@@ -72,7 +73,7 @@ class Teacher:
             return self.denoiser.bind(
                 batch.label,
                 schedule=self.schedule,
-                guidance=self.guidance,
+                guidance=self.guidance if batch.guidance is None else batch.guidance,
                 augment=batch.augment,
             )
         return lambda x_t, t: batch.x

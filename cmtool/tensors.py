@@ -12,11 +12,12 @@ over."""
 
 class Batch(NamedTuple):
     """Training images, (B, C, H, W) in [-1, 1], their classes, (B,) int64 with -1 for "no class",
-    and what was done to them, (B, 9), see `cmtool.augment`."""
+    what was done to them, (B, 9), see `cmtool.augment`, and drawn guidance weights, (B,)."""
 
     x: Tensor
     label: Tensor | None = None
     augment: Tensor | None = None
+    guidance: Tensor | None = None
 
     def rows(self, chosen: Tensor) -> "Batch":
         """A part of the batch: bool (B,)."""

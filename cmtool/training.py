@@ -25,7 +25,7 @@ from cmtool.denoiser import Denoiser
 from cmtool.ema import Ema
 from cmtool.errors import RecipeError, Stopped, TrainingError
 from cmtool.losses.base import Loss, LossOutput, Roles, Stage, Step
-from cmtool.recipe import DataSettings, Recipe, TrainSettings
+from cmtool.recipe import Recipe, TrainSettings
 from cmtool.rng import StepRng, mix
 from cmtool.signals import Signals
 from cmtool.tensors import Batch
@@ -51,13 +51,14 @@ class Objective(nn.Module):
     lose the synchronisation of gradients without any error.
     """
 
-    def __init__(self, roles: Roles, loss: Loss, data: DataSettings) -> None:
+    def __init__(self, roles: Roles, loss: Loss, recipe: Recipe) -> None:
         super().__init__()
         self.student = roles.student
         # In a tuple, so that target and teacher are not taken for parts of the trained module.
         self._fixed = (roles,)
         self._loss = loss
-        self._data = data
+        self._data = recipe.data
+        self._guidance = recipe.teacher.guidance
 
     def take(self, roles: Roles) -> None:
         """Goes on with another teacher."""
@@ -70,6 +71,9 @@ class Objective(nn.Module):
         if self._data.augment > 0:
             x, told = augment(batch.x, self._data.augment, step.rng)
             batch = batch._replace(x=x, augment=told)
+        if isinstance(self._guidance, tuple):
+            low, high = self._guidance
+            batch = batch._replace(guidance=low + (high - low) * step.rng.rand())
         return self._loss(self._fixed[0], batch, step)
 
 
@@ -110,7 +114,7 @@ class Trainer:
             )
         student = self.roles.student
         self.emas = [Ema(student.state(), rate, settings.ema_warmup) for rate in settings.ema]
-        objective = Objective(self.roles, self.loss, self.recipe.data)
+        objective = Objective(self.roles, self.loss, self.recipe)
         optimizer = _optimizer(student, settings)
         self._objective, self._optimizer = self.accelerator.prepare(objective, optimizer)
         self._parameters = [p for p in student.parameters() if p.requires_grad]

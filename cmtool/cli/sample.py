@@ -31,9 +31,8 @@ def sample(
     label: Annotated[
         str | None, typer.Option(help="A class by number or name; drawn from the seed if left out.")
     ] = None,
-    solver: Annotated[
-        str | None, typer.Option(help="For diffusion models, see --list solvers.")
-    ] = None,
+    guidance: Annotated[float, typer.Option(help="Towards the class; 1 is off.")] = 1.0,
+    solver: Annotated[str | None, typer.Option(help="A diffusion model's: --list solvers.")] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -66,7 +65,7 @@ def sample(
     from cmtool.workflows.load import parse_facts
     from cmtool.workflows.sample import Request, sample_to_files
 
-    request = Request(n, steps, times, solver, seed, label, out, overwrite, batch_size)
+    request = Request(n, steps, times, solver, seed, label, guidance, out, overwrite, batch_size)
     with counting_bar("images") as progress:
         report = sample_to_files(
             model,

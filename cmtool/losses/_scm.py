@@ -125,7 +125,8 @@ class SCM(Loss):
         velocity = cos * sd * ends[1] - sin * ends[0]
 
         def network(x_t: Tensor, sigma: Tensor) -> Tensor:
-            raw = student.raw(x_t / sd, sigma, batch.label, augment=batch.augment)
+            told = {"augment": batch.augment, "guidance": batch.guidance}
+            raw = student.raw(x_t / sd, sigma, batch.label, **told)
             return -raw.to(x_t.dtype)
 
         # d sigma/dt = sd / cos^2, so that cos sin dt moves sigma by sigma itself.

@@ -4,7 +4,7 @@ images."""
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,14 +27,16 @@ class Plan:
     Args:
         times: Decreasing noise levels, (n,) float64.
         solvers: One for each interval of a diffusion model's path; empty for a consistency model.
-        nfe: Network evaluations for each image.
+        nfe: Network evaluations for each image; both of classifier-free guidance count.
         own: Whether these are the model's own levels, at whose end there is nothing to remove.
+        guidance: Weight of guidance; 1 is off.
     """
 
     times: Tensor
     solvers: tuple[Solver, ...]
     nfe: int
     own: bool = False
+    guidance: float = 1.0
 
     def __str__(self) -> str:
         levels = ", ".join(f"{t:.4g}" for t in self.times[:6].tolist())
@@ -42,6 +44,7 @@ class Plan:
         kinds = Counter(type(solver).__name__.lower() for solver in self.solvers)
         path = "".join(f"{count} {name} steps, " for name, count in kinds.items())
         whose = "the model's own " if self.own else ""
+        path += f"guidance {self.guidance:g}, " if self.guidance != 1 else ""
         return f"NFE {self.nfe} ({path}{whose}noise levels {levels}{more})"
 
 
@@ -73,6 +76,33 @@ def plan_for(
         )
         return Plan(levels, (), len(levels))
     return _ode_plan(model, steps, times, solver)
+
+
+def guided(plan: Plan, model: Denoiser, guidance: float) -> Plan:
+    """The plan with a weight of guidance; classifier-free, it takes twice the evaluations.
+
+    Raises:
+        RecipeError: The model was not trained for that weight.
+    """
+    if guidance == 1:
+        return plan
+    if model.guidable is None:
+        reason, hint = "the model knows no classes", "drop --guidance"
+        if model.classes and model.kind == "consistency":
+            reason = "this consistency model takes no weight of guidance"
+            hint = "distil one that does: --set teacher.guidance=[1,3]"
+        elif model.classes:
+            reason = "the model was never trained without classes (data.label_dropout = 0)"
+            hint = "drop --guidance, or train with --set data.label_dropout=0.1"
+        raise RecipeError(f"--guidance {guidance:g}: {reason}", hint)
+    low, high, as_input = model.guidable
+    if not (low <= guidance <= high and math.isfinite(guidance)):
+        nearest = min(max(guidance, low), high) if math.isfinite(guidance) else low
+        raise RecipeError(
+            f"--guidance {guidance:g} is outside {low:g} .. {high:g}, which the model knows",
+            f"--guidance {nearest:g}",
+        )
+    return replace(plan, guidance=guidance, nfe=plan.nfe if as_input else 2 * plan.nfe)
 
 
 def consistency_times(model: Denoiser, steps: int) -> Tensor:
@@ -195,7 +225,7 @@ def draw(
         if label is not None:
             labels = torch.full_like(labels, label)
     consistency = model.kind == "consistency"
-    denoise = model.bind(labels, clamp=consistency)
+    denoise = model.bind(labels, guidance=plan.guidance, clamp=consistency)
     # MPS has no float64; elsewhere the state is kept in it, as EDM does.
     times = model.schedule.from_sigma(plan.times)
     times = times.float() if model.device.type == "mps" else times

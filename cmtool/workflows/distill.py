@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 from cmtool.data.base import ImageSet
 from cmtool.errors import CheckpointError, RecipeError
+from cmtool.networks.base import Network
 from cmtool.recipe import Recipe
 from cmtool.schedules.karras import Karras
 from cmtool.workflows.fit import Job, Listeners, Prepared, fit, load_data, load_recipe, prepare
@@ -34,7 +36,7 @@ def plan(job: Job, teacher: Path, facts: dict[str, object], listeners: Listeners
     model = open_model(teacher, facts=facts, image_size=data.image_shape[1], say=say)
     _check_teacher(model, recipe, data)
     recipe = _follow(model, recipe, say)
-    same = recipe.network == model.recipe.network
+    same = _same_weights(recipe.network, model.recipe.network)
     if not same:
         say("the recipe's [network] is not the teacher's: the student starts from random weights")
     return prepare(job, recipe, data, model, model if same else None, say)
@@ -66,6 +68,20 @@ def _check_teacher(model: Model, recipe: Recipe, data: ImageSet) -> None:
         raise RecipeError(
             "teacher.guidance needs a teacher with classes", "--set teacher.guidance=1"
         )
+    if recipe.teacher.guidance != 1.0 and teacher.guidable is None:
+        raise RecipeError(
+            "teacher.guidance needs a teacher that was trained without classes too, and this one "
+            "never was (data.label_dropout = 0)",
+            "--set teacher.guidance=1, or train one: cmtool train --set data.label_dropout=0.1 ...",
+        )
+
+
+def _same_weights(network: Network | None, theirs: Network | None) -> bool:
+    """Whether two networks differ at most in what holds no weight, or none that the other needs."""
+    free = {
+        key: getattr(theirs, key) for key in ("dropout", "guidance_input") if hasattr(theirs, key)
+    }
+    return type(network) is type(theirs) and replace(cast(Any, network), **free) == theirs
 
 
 def _follow(model: Model, recipe: Recipe, say: Say) -> Recipe:
@@ -79,12 +95,15 @@ def _follow(model: Model, recipe: Recipe, say: Say) -> Recipe:
         noise_input=theirs.denoiser.noise_input,
         boundary=schedule.t_min,
     )
+    network = recipe.network or theirs.network
+    if isinstance(recipe.teacher.guidance, tuple) and hasattr(network, "guidance_input"):
+        network = replace(cast(Any, network), guidance_input=True)
     classes = model.denoiser.num_classes
     say(f"teacher {model.source}: {type(theirs.network).__name__}, {classes or 'no'} classes")
     return replace(
         recipe,
         data=replace(recipe.data, conditional=classes > 0),
-        network=recipe.network or theirs.network,
+        network=network,
         schedule=schedule,
         denoiser=replace(denoiser, precond=recipe.loss.precond),
     )

@@ -1,10 +1,9 @@
 """What `train` and `distill` share: from a request to a trained model, in one straight line."""
 
-import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from cmtool.solvers.base import Solver
 from cmtool.solvers.euler import Euler
 from cmtool.teacher import Teacher
 from cmtool.training import StepReport, Trainer
+from cmtool.workflows import _rundir
 from cmtool.workflows._draw import draw, plan_for
 from cmtool.workflows._job import Job as Job
 from cmtool.workflows._job import load_recipe as load_recipe
@@ -47,7 +47,7 @@ class Prepared:
     teacher: Model | None
     out: Path
     device: torch.device
-    resume: bool
+    saved: Checkpoint | None
     overridden: tuple[str, ...]
     origin: dict[str, Any]
 
@@ -128,11 +128,15 @@ def prepare(
     name = Path(data.name).stem or "images"
     method = type(recipe.loss).__name__.lower()
     out = job.out or Path("runs") / f"{name}-{method}"
-    _check_out(out, job)
+    _rundir.check(out, resume=job.resume, overwrite=job.overwrite)
+    for needed in (m for m in (teacher, init) if m is not None and not job.resume):
+        if Path(needed.source).resolve().is_relative_to(out.resolve()):
+            raise RecipeError(f"'{out}' holds the model to start from", "another --out")
+    saved = _rundir.saved_for(out, recipe) if job.resume else None
     origin: dict[str, Any] = {"data": {"name": data.name, "size": len(data), **data.facts}}
     if teacher is not None:
         origin["teacher"] = teacher.source
-    return Prepared(recipe, data, student, teacher, out, device, job.resume, job.overridden, origin)
+    return Prepared(recipe, data, student, teacher, out, device, saved, job.overridden, origin)
 
 
 def _check_sections(recipe: Recipe, teacher: Model | None) -> None:
@@ -141,6 +145,16 @@ def _check_sections(recipe: Recipe, teacher: Model | None) -> None:
     Raises:
         RecipeError: Two sections, or the recipe and the teacher, contradict each other.
     """
+    if teacher is None and recipe.teacher.guidance != 1.0:
+        raise RecipeError(
+            "teacher.guidance needs a teacher model", "--set teacher.guidance=1, or cmtool distill"
+        )
+    drawn = isinstance(recipe.teacher.guidance, tuple)
+    if drawn and not getattr(recipe.network, "guidance_input", False):
+        raise RecipeError(
+            "teacher.guidance is a range, but the student's network takes no guidance",
+            "a network with the key guidance_input, or one number for teacher.guidance",
+        )
     if recipe.loss.precond == "edm" and recipe.denoiser.precond != "edm":
         raise RecipeError(
             f"loss '{type(recipe.loss).__name__.lower()}' trains a model that is the identity at 0 "
@@ -168,12 +182,15 @@ def _check_sections(recipe: Recipe, teacher: Model | None) -> None:
 
 
 def copy_weights(source: Model, student: Denoiser) -> None:
-    """Starts a student from another model of the same architecture.
+    """Starts a student from another model of the same architecture; an input for guidance, which
+    does nothing at first, may be new.
 
     Raises:
         CheckpointError: The architectures differ.
     """
     given, wanted = source.denoiser.network.state_dict(), student.network.state_dict()
+    new = {k: v for k, v in wanted.items() if k.endswith("guidance.weight") and k not in given}
+    given |= new
     differ = sorted(k for k in given.keys() ^ wanted.keys()) or sorted(
         k for k in wanted if given[k].shape != wanted[k].shape
     )
@@ -196,12 +213,13 @@ def fit(prepared: Prepared, listeners: Listeners) -> FitReport:
     recipe, out = prepared.recipe, prepared.out
     accelerator = _accelerator(prepared)
     trainer = _trainer(prepared, accelerator)
-    if prepared.resume:
-        _resume(trainer, listeners.say)
+    if prepared.saved is not None:
+        _check_stage(trainer, prepared.saved)
+        trainer.resume(prepared.saved)
+        listeners.say(f"resuming {prepared.saved.path} at step {trainer.step}")
     main = accelerator.is_main_process
     if main:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "recipe.toml").write_text(recipes.dump(recipe))
+        _rundir.start(out, recipe, trainer.step)
     _say_split(trainer, listeners.say)
     loss, steps = math.nan, trainer.step
     if steps >= recipe.train.steps:
@@ -210,7 +228,7 @@ def fit(prepared: Prepared, listeners: Listeners) -> FitReport:
         loss, steps = report.loss, report.index
         last = steps == recipe.train.steps
         if main and (last or steps % recipe.train.log_every == 0):
-            _log(out, report)
+            _rundir.log(out, report)
             accelerator.log({"loss": loss, "lr": report.lr, **report.stats}, step=steps)
         if main and (last or steps % recipe.train.sample_every == 0):
             _save_grid(trainer, out / "samples" / f"step-{steps:08d}.png")
@@ -249,9 +267,9 @@ def _trainer(prepared: Prepared, accelerator: Accelerator) -> Trainer:
     model = None
     if prepared.teacher is not None:
         solver, model = recipe.solver, prepared.teacher.denoiser.to(device)
-    teacher = Teacher(
-        recipe.schedule, solver, model, recipe.teacher.guidance, recipe.teacher.substeps
-    )
+    guidance = recipe.teacher.guidance
+    fixed = 1.0 if isinstance(guidance, tuple) else guidance
+    teacher = Teacher(recipe.schedule, solver, model, fixed, recipe.teacher.substeps)
     if recipe.train.compile:
         for part in {id(d): d for d in (student, target, model) if d is not None}.values():
             part.network.compile()
@@ -267,28 +285,6 @@ def _trainer(prepared: Prepared, accelerator: Accelerator) -> Trainer:
     return Trainer(roles, recipe.loss, loader, accelerator, recipe, prepared.origin, prepared.out)
 
 
-_MAY_CHANGE = {
-    *("steps", "device", "log_every", "sample_every", "save_every", "keep_last", "tracker"),
-    *("micro_batch", "compile"),
-}
-
-
-def _resume(trainer: Trainer, say: Say) -> None:
-    saved = Checkpoint.open(trainer.out)
-    same = {key: getattr(trainer.settings, key) for key in _MAY_CHANGE}
-    before = replace(saved.recipe, train=replace(saved.recipe.train, **same))
-    if before != trainer.recipe:
-        old, new = recipes.dump(before).splitlines(), recipes.dump(trainer.recipe).splitlines()
-        changed = [f"{a} -> {b}" for a, b in zip(old, new, strict=False) if a != b]
-        raise RecipeError(
-            f"{trainer.out} was trained with another recipe: {'; '.join(changed[:5])}",
-            "give the same options, or another --out",
-        )
-    _check_stage(trainer, saved)
-    trainer.resume(saved)
-    say(f"resuming {saved.path} at step {trainer.step}")
-
-
 def _check_stage(trainer: Trainer, saved: Checkpoint) -> None:
     """Refuses another `train.steps` if the next step then belongs to another stage."""
     step, steps = saved.meta.step, (saved.recipe.train.steps, trainer.settings.steps)
@@ -301,34 +297,10 @@ def _check_stage(trainer: Trainer, saved: Checkpoint) -> None:
         )
 
 
-def _check_out(out: Path, job: Job) -> None:
-    if job.resume and job.overwrite:
-        raise RecipeError("--resume and --overwrite exclude each other")
-    if job.resume and checkpoint.latest(out) is None:
-        raise CheckpointError(f"nothing to resume in '{out}'", "drop --resume to start the run")
-    if job.resume or job.overwrite or not out.exists():
-        return
-    if out.is_file() or any(out.iterdir()):
-        free = next(
-            p for i in range(2, 10**6) if not (p := out.with_name(f"{out.name}-{i}")).exists()
-        )
-        raise CheckpointError(
-            f"'{out}' is there already",
-            f"--resume goes on, --overwrite starts anew, --out {free} is free",
-        )
-
-
 def _say_split(trainer: Trainer, say: Say) -> None:
     world, micros, micro = trainer.split
     total = trainer.settings.batch_size
     say(f"batch {total} = {world} process(es) x {micros} micro-batch(es) of up to {micro} images")
-
-
-def _log(out: Path, report: StepReport) -> None:
-    line = asdict(report)
-    line |= line.pop("stats")
-    with (out / "log.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
 
 
 def _save_grid(trainer: Trainer, path: Path) -> None:

@@ -80,6 +80,10 @@ def _model(path: Path, facts: Mapping[str, Any]) -> dict[str, str]:
         "schedule": str(denoiser.schedule),
         "noise range": f"{denoiser.schedule.t_min:g} .. {denoiser.schedule.t_max:g}",
     }
+    if denoiser.guidable:
+        low, high, as_input = denoiser.guidable
+        how = "as an input" if as_input else "classifier-free, two evaluations a step"
+        described["guidance"] = f"{low:g} .. {high:g}, {how}"
     if denoiser.grid:
         described["made for"] = f"{len(denoiser.grid) - 1} Euler steps between its own noise levels"
     if meta.step:

@@ -11,7 +11,7 @@ from torch import Tensor
 from cmtool import images
 from cmtool.denoiser import Denoiser
 from cmtool.errors import RecipeError, did_you_mean
-from cmtool.workflows._draw import Plan, draw, parse_times, plan_for
+from cmtool.workflows._draw import Plan, draw, guided, parse_times, plan_for
 from cmtool.workflows._output import check_target, open_writer
 from cmtool.workflows.load import Say, load, newest_run, open_model, pick_device, silent
 
@@ -27,6 +27,7 @@ class Request:
         solver: A solver by name, for diffusion models.
         seed: Non-negative.
         label: A class by number or name; None draws one for each image.
+        guidance: Weight of guidance; 1 is off.
         out: Folder, `.png` or `.npz`; None is a free folder under `samples/`.
         overwrite: Whether `out` may exist.
         batch_size: Images at a time; None suits the device.
@@ -38,6 +39,7 @@ class Request:
     solver: str | None = None
     seed: int = 0
     label: str | None = None
+    guidance: float = 1.0
     out: Path | None = None
     overwrite: bool = False
     batch_size: int | None = None
@@ -59,6 +61,7 @@ def sample(
     times: Sequence[float] | None = None,
     seed: int = 0,
     label: int | str | None = None,
+    guidance: float = 1.0,
 ) -> Tensor:
     """Draws images 0 .. n - 1 of a seed.
 
@@ -70,6 +73,7 @@ def sample(
         times: Decreasing noise levels instead of `steps`.
         seed: Non-negative.
         label: A class, by number or name; None draws one for each image.
+        guidance: Weight of guidance towards the class; 1 is off.
 
     Returns:
         (n, C, H, W) float32 images in [-1, 1], on the CPU.
@@ -79,7 +83,7 @@ def sample(
     """
     denoiser = load(model) if isinstance(model, str | Path) else model
     _check_request(n, seed)
-    plan = plan_for(denoiser, steps, times)
+    plan = guided(plan_for(denoiser, steps, times), denoiser, guidance)
     chosen = pick_label(denoiser, label)
     parts = [
         draw(denoiser, plan, numbers, seed, chosen)[0]
@@ -125,6 +129,7 @@ def sample_to_files(
     model = opened.denoiser.to(pick_device(device))
     times = None if request.times is None else parse_times(request.times, model.precond.sigma_data)
     plan = plan_for(model, request.steps, times, request.solver)
+    plan = guided(plan, model, request.guidance)
     chosen = pick_label(model, request.label)
     target = request.out or _free_folder(path, plan)
     say(f"{model.kind} model {opened.source}: {plan}")
