@@ -57,9 +57,8 @@ def main(teacher: Path, budget: float, methods: list[str]) -> None:
         return " | ".join(f"{distance:.2f}" for distance in found)
 
     print(f"teacher, 35 evaluations: {distances(teacher, (35,))}")
-    print(
-        "| method | steps | seconds | FD-pixel 1 step | 2 steps | 4 steps |\n|---|---|---|---|---|---|"
-    )
+    print("| method | steps | seconds | FD-pixel 1 step | 2 steps | 4 steps |")
+    print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for method in methods:
             out = Path(folder) / method

@@ -211,8 +211,8 @@ def fit(prepared: Prepared, listeners: Listeners) -> FitReport:
     """
     began = time.perf_counter()
     recipe, out = prepared.recipe, prepared.out
-    accelerator = _accelerator(prepared)
-    trainer = _trainer(prepared, accelerator)
+    trainer = make_trainer(prepared)
+    accelerator = trainer.accelerator
     if prepared.saved is not None:
         _check_stage(trainer, prepared.saved)
         trainer.resume(prepared.saved)
@@ -235,6 +235,11 @@ def fit(prepared: Prepared, listeners: Listeners) -> FitReport:
         listeners.progress(report, trainer)
     accelerator.end_training()
     return FitReport(out, steps, steps * recipe.train.batch_size, loss, time.perf_counter() - began)
+
+
+def make_trainer(prepared: Prepared) -> Trainer:
+    """The trainer of a prepared run, at its first step."""
+    return _trainer(prepared, _accelerator(prepared))
 
 
 def _accelerator(prepared: Prepared) -> Accelerator:

@@ -20,7 +20,7 @@ from cmtool.errors import CheckpointError, CmtoolError, RecipeError, TrainingErr
 from cmtool.settings import TrainSettings
 from cmtool.training import learning_rate
 from cmtool.workflows import fit as fitting
-from cmtool.workflows.fit import Job, Listeners, fit
+from cmtool.workflows.fit import Job, Listeners, fit, make_trainer
 from cmtool.workflows.train import plan
 
 RECIPE = """
@@ -69,7 +69,7 @@ def prepared(job):
 
 def trainer(job):
     ready = prepared(job)
-    return fitting._trainer(ready, fitting._accelerator(ready))
+    return make_trainer(ready)
 
 
 def weights(out):
