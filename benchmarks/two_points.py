@@ -3,9 +3,9 @@
     python benchmarks/two_points.py [STEPS] [METHOD ...]
 
 The truth is known: the probability-flow ODE moves quantiles, so the exact one-step map takes x at
-sigma_max to F_min^-1(F_max(x)), with F_s the distribution of +-1 plus noise s. The error is the mean
-of |f(x) - truth| over 4,000 starts; the spread of the pixel itself is 1. A network of 0.03 million
-weights is first trained as a diffusion model, the teacher, from which every method starts.
+sigma_max to F_min^-1(F_max(x)), with F_s the distribution of +-1 plus noise s. The error is the
+mean of |f(x) - truth| over 4,000 starts; the spread of the pixel itself is 1. A small network is
+first trained as a diffusion model, the teacher, from which every method starts.
 """
 
 import sys
