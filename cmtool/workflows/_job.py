@@ -56,7 +56,7 @@ def choose_recipe(job: Job, default_method: str, say: Say) -> str:
     if job.data is None:
         raise RecipeError("neither a recipe nor data is given", "--data NAME|FOLDER|ZIP")
     method = job.method or default_method
-    family = job.data if job.data in ("digits", "mnist") else "cifar10"
+    family = "digits" if job.data == "digits" else "cifar10"
     if family == "cifar10" and not torch.cuda.is_available():
         family = "cifar10-cpu"
     name = f"{family}/{method}"

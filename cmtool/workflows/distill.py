@@ -34,7 +34,8 @@ def plan(job: Job, teacher: Path, facts: dict[str, object], listeners: Listeners
         raise RecipeError(f"loss '{name}' learns from data alone", f"cmtool train --method {name}")
     data = load_data(recipe, job, say)
     model = open_model(teacher, facts=facts, image_size=data.image_shape[1], say=say)
-    _check_teacher(model, recipe, data)
+    asked = recipe.data.conditional and "data.conditional" in job.overridden
+    _check_teacher(model, recipe, data, labelled=asked or bool(model.denoiser.classes))
     recipe = _follow(model, recipe, say)
     same = _same_weights(recipe.network, model.recipe.network)
     if not same:
@@ -42,7 +43,7 @@ def plan(job: Job, teacher: Path, facts: dict[str, object], listeners: Listeners
     return prepare(job, recipe, data, model, model if same else None, say)
 
 
-def _check_teacher(model: Model, recipe: Recipe, data: ImageSet) -> None:
+def _check_teacher(model: Model, recipe: Recipe, data: ImageSet, *, labelled: bool) -> None:
     teacher = model.denoiser
     if teacher.kind != "diffusion":
         raise CheckpointError(
@@ -57,7 +58,6 @@ def _check_teacher(model: Model, recipe: Recipe, data: ImageSet) -> None:
             f"the teacher makes {theirs} images (CxHxW), '{data.name}' has {ours}",
             f"{size}another teacher",
         )
-    labelled = bool(teacher.classes) or recipe.data.conditional
     if labelled and teacher.num_classes != data.num_classes:
         drop = "" if teacher.classes else "--set data.conditional=false, or "
         raise CheckpointError(

@@ -20,7 +20,7 @@ from cmtool.data.loader import Loader
 from cmtool.denoiser import Denoiser, LogWeight
 from cmtool.errors import CheckpointError, RecipeError
 from cmtool.losses.base import Roles
-from cmtool.recipe import Recipe
+from cmtool.recipe import DataSettings, Recipe
 from cmtool.rng import mix
 from cmtool.solvers.base import Solver
 from cmtool.solvers.euler import Euler
@@ -93,16 +93,27 @@ def load_data(recipe: Recipe, job: Job, say: Say) -> ImageSet:
         skip_broken=settings.skip_broken,
         say=say,
     )
-    if settings.conditional and not data.num_classes:
+    if settings.conditional and not data.num_classes and "data.conditional" in job.overridden:
         raise RecipeError(
             f"data.conditional = true, but '{settings.name}' has no classes",
             "--set data.conditional=false, or sort the images into sub-folders",
         )
-    if settings.flip and not data.flip_ok:
-        say(
-            f"note: data.flip = true mirrors '{settings.name}', whose images have a right way round"
-        )
     return data
+
+
+def _suit(settings: DataSettings, data: ImageSet, job: Job, say: Say) -> DataSettings:
+    """A recipe may serve other data than it was written for: what these do not have, or what would
+    spoil them, is left out aloud, unless the user asked for it."""
+    if settings.conditional and not data.num_classes:
+        say(f"note: '{data.name}' has no classes, so the model gets none")
+        settings = replace(settings, conditional=False, label_dropout=0.0)
+    if settings.flip and not data.flip_ok:
+        if "data.flip" in job.overridden:
+            say(f"note: data.flip = true mirrors '{data.name}', which has a right way round")
+        else:
+            say(f"note: '{data.name}' has a right way round, so its images are not mirrored")
+            settings = replace(settings, flip=False)
+    return settings
 
 
 def prepare(
@@ -114,7 +125,8 @@ def prepare(
         CmtoolError: Something does not fit, or the run directory is taken.
     """
     device = pick_device(recipe.train.device)
-    recipe = replace(recipe, train=resolve(recipe.train, device, say))
+    suited = _suit(recipe.data, data, job, say)
+    recipe = replace(recipe, data=suited, train=resolve(recipe.train, device, say))
     _check_sections(recipe, teacher)
     classes = data.classes if recipe.data.conditional else ()
     meta = Meta(kind=recipe.loss.kind, image_shape=data.image_shape, classes=classes)
