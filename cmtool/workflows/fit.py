@@ -232,6 +232,8 @@ def fit(prepared: Prepared, listeners: Listeners) -> FitReport:
     main = accelerator.is_main_process
     if main:
         _rundir.start(out, recipe, trainer.step)
+    if recipe.train.tracker != "none":
+        accelerator.init_trackers("cmtool", config={"recipe": recipes.dump(recipe)})
     _say_split(trainer, listeners.say)
     loss, steps = math.nan, trainer.step
     if steps >= recipe.train.steps:
@@ -259,15 +261,12 @@ def _accelerator(prepared: Prepared) -> Accelerator:
     trackers = [] if train.tracker == "none" else [train.tracker]
     # Accelerate remembers the first run's device and precision; a notebook may well train twice.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    accelerator = Accelerator(
+    return Accelerator(
         cpu=prepared.device.type == "cpu",
         mixed_precision=train.precision,
         log_with=trackers or None,
         project_dir=str(prepared.out),
     )
-    if trackers:
-        accelerator.init_trackers("cmtool", config={"recipe": recipes.dump(prepared.recipe)})
-    return accelerator
 
 
 def _trainer(prepared: Prepared, accelerator: Accelerator) -> Trainer:

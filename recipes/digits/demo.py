@@ -1,4 +1,4 @@
-"""The demo: train a teacher on real digits, distil it, draw, compare. A few minutes on two CPU cores.
+"""The demo: train a teacher on real digits, distil it, draw, compare; minutes on two cores.
 
     python recipes/digits/demo.py [OUT]
 

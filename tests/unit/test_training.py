@@ -119,6 +119,17 @@ def test_another_loss_shows_as_differences_by_key(job):
         prepared(job("train.steps=1", "loss.levels_max=30", "loss.decay=0.5", resume=True))
 
 
+def test_tensorboard_gets_the_curves(job, tmp_path):
+    pytest.importorskip("tensorboard")
+    fit(prepared(job("train.steps=3", "train.tracker=tensorboard")), Listeners())
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "run" / "cmtool")).Reload()
+    written = [event.value for event in events.Scalars("loss")]
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert written == pytest.approx([json.loads(line)["loss"] for line in lines])
+
+
 def test_overwriting_leaves_nothing_of_the_old_run(job, tmp_path):
     fit(prepared(job("train.steps=3")), Listeners())
     fit(prepared(job("train.steps=2", overwrite=True)), Listeners())
