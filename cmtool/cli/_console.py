@@ -52,15 +52,19 @@ def training_bar() -> Iterator[Callable[["StepReport", "Trainer"], None]]:
     )
     bar = Progress(*columns, console=_err, disable=not FIRST)
     task = bar.add_task("train", total=None, facts="")
-    smooth = 0.0
+    shown, loss, seconds = 0, 0.0, 0.0
 
     def show(report: "StepReport", trainer: "Trainer") -> None:
-        nonlocal smooth
+        nonlocal shown, loss, seconds
         bar.start()  # Not before: a run that cannot start shows its error alone.
-        smooth = report.loss if smooth == 0 else 0.95 * smooth + 0.05 * report.loss
-        rate = trainer.settings.batch_size / report.seconds
+        # A mean of the first steps, then over about the last twenty.
+        shown += 1
+        new = max(0.05, 1 / shown)
+        loss += new * (report.loss - loss)
+        seconds += new * (report.seconds - seconds)
+        rate = trainer.settings.batch_size / seconds
         levels = "".join(f" {k} {report.stats[k]:g}" for k in ("N", "mu") if k in report.stats)
-        facts = f"loss {smooth:.4g}  {rate:.0f} images/s {levels}"
+        facts = f"loss {loss:.4g}  {rate:.0f} images/s {levels}"
         bar.update(task, total=trainer.settings.steps, completed=report.index, facts=facts)
 
     try:
