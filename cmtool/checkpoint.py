@@ -281,7 +281,7 @@ def save(
         recipe: The resolved recipe.
         weights: Name to state dict.
         resume: What only training needs; plain tensors and numbers.
-        keep_last: How many checkpoints stay; 0 keeps all.
+        keep_last: How many checkpoints stay, 1 or more.
 
     Returns:
         The checkpoint's directory.
@@ -311,7 +311,7 @@ def save(
         raise CheckpointError(
             f"cannot write the checkpoint {final}: {error}", "free some space"
         ) from error
-    for old in sorted(out.glob("step-????????"))[: -keep_last or None] if keep_last else []:
+    for old in sorted(out.glob("step-????????"))[:-keep_last]:
         if old != final:
             shutil.rmtree(old, ignore_errors=True)
     return final

@@ -10,6 +10,9 @@ from typer.core import TyperGroup
 from cmtool.cli._console import error
 from cmtool.errors import CmtoolError
 
+NO_MEMORY = ("out of memory", "not enough memory", "allocate memory", "can't allocate")
+"""How torch says that memory is used up."""
+
 
 class Group(TyperGroup):
     """Prints `CmtoolError`s and exits with their code; `--debug` shows where they came from."""
@@ -51,7 +54,8 @@ def _as_error(problem: Exception) -> CmtoolError | None:
         reason = (problem.strerror or str(problem)).lower()
         return CmtoolError(f"{place}{reason}", "check the path, its rights and the free space")
     # torch says a lack of memory in a RuntimeError; nothing heavy may be imported here to ask.
-    if isinstance(problem, MemoryError) or "memory" in str(problem).lower():
+    told = str(problem).lower()
+    if isinstance(problem, MemoryError) or any(words in told for words in NO_MEMORY):
         full = CmtoolError(
             "out of memory",
             "a smaller --batch-size or network; --set train.micro_batch=8 takes a batch in parts",

@@ -51,6 +51,6 @@ def distill(
         raise RecipeError(
             "distil what? --teacher is missing",
             "--teacher MODEL; train one with: cmtool train digits/dsm, or learn from data alone: "
-            "cmtool train --method ct",
+            "cmtool train --method ct --data ...",
         )
     run(options, recipe, lambda job, to: plan(job, teacher, parse_facts(facts), to))

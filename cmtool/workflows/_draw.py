@@ -84,7 +84,7 @@ def guided(plan: Plan, model: Denoiser, guidance: float) -> Plan:
     Raises:
         RecipeError: The model was not trained for that weight.
     """
-    if guidance == 1:
+    if guidance == 1 and (model.guidable is None or not model.guidable[2]):
         return plan
     if model.guidable is None:
         reason, hint = "the model knows no classes", "drop --guidance"

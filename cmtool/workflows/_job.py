@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from cmtool import recipe as recipes
+from cmtool import registry
 from cmtool.errors import RecipeError
 from cmtool.recipe import Override, Recipe
 from cmtool.workflows.load import Say
@@ -77,7 +78,13 @@ def load_recipe(job: Job, default_method: str, say: Say) -> Recipe:
     if job.recipe is not None and job.method is not None:
         overrides.append(("loss.name", job.method))
     source = job.recipe or choose_recipe(job, default_method, say)
-    recipe = recipes.load(source, overrides)
+    try:
+        recipe = recipes.load(source, overrides)
+    except RecipeError as error:
+        if job.recipe is None or job.method not in registry.names("losses"):
+            raise
+        hint = f"--method changes only the loss's name in '{job.recipe}': leave out one of the two"
+        raise RecipeError(error.message, hint) from None
     usual = recipes.load(source, [o for o in overrides if _key(o) != "train.batch_size"])
     return suit_batch(recipe, usual.train.batch_size, "train.lr" in job.overridden, say)
 

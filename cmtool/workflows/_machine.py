@@ -26,6 +26,11 @@ def resolve(settings: TrainSettings, device: torch.device, say: Say) -> TrainSet
             f"tracker '{settings.tracker}' is not installed",
             f"pip install 'cmtool[{settings.tracker}]'",
         )
+    if ":" in str(device):
+        raise DeviceError(
+            f"--device {device}: training takes the devices that it sees",
+            f"CUDA_VISIBLE_DEVICES={device.index} cmtool ... --device {device.type}",
+        )
     precision, compiled = settings.precision, settings.compile
     if precision == "auto":
         precision = "bf16" if has_bf16(device) else "no"

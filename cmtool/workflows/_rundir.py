@@ -34,7 +34,7 @@ def check(out: Path, *, resume: bool, overwrite: bool) -> None:
     if out.is_file():
         raise CheckpointError(f"'{out}' is a file, a run needs a folder", f"--out {_free(out)}")
     strange = sorted(p.name for p in out.iterdir() if not _ours(p)) if out.is_dir() else []
-    if strange:
+    if strange and not resume:
         raise CheckpointError(
             f"'{out}' holds {strange[0]}, which is not of a run", f"--out {_free(out)} is free"
         )
@@ -97,6 +97,7 @@ def _ours(path: Path) -> bool:
 
 
 def _free(out: Path) -> Path:
+    out = out.resolve() if out.name == "" else out
     return next(p for i in range(2, 10**6) if not (p := out.with_name(f"{out.name}-{i}")).exists())
 
 

@@ -32,8 +32,15 @@ def plan(job: Job, teacher: Path, facts: dict[str, object], listeners: Listeners
     if not recipe.loss.needs_teacher_model:
         name = type(recipe.loss).__name__.lower()
         raise RecipeError(f"loss '{name}' learns from data alone", f"cmtool train --method {name}")
+    model, data = None, None
+    if teacher.is_dir() or teacher.suffix == ".safetensors":
+        # Our own models know how their images were cut; the student's are cut likewise.
+        model = open_model(teacher, facts=facts, say=say)
+        recipe = _same_crop(recipe, model)
     data = load_data(recipe, job, say)
-    model = open_model(teacher, facts=facts, image_size=data.image_shape[1], say=say)
+    if model is None:
+        model = open_model(teacher, facts=facts, image_size=data.image_shape[1], say=say)
+    _refuse_overrides(job)
     asked = recipe.data.conditional and "data.conditional" in job.overridden
     _check_teacher(model, recipe, data, labelled=asked or bool(model.denoiser.classes))
     recipe = _follow(model, recipe, say)
@@ -41,6 +48,21 @@ def plan(job: Job, teacher: Path, facts: dict[str, object], listeners: Listeners
     if not same:
         say("the recipe's [network] is not the teacher's: the student starts from random weights")
     return prepare(job, recipe, data, model, model if same else None, say)
+
+
+def _same_crop(recipe: Recipe, model: Model) -> Recipe:
+    ours, theirs = recipe.data, model.recipe.data
+    if ours.image_size is not None or theirs.image_size is None:
+        return recipe
+    crop = ours.crop or theirs.crop
+    return replace(recipe, data=replace(ours, image_size=theirs.image_size, crop=crop))
+
+
+def _refuse_overrides(job: Job) -> None:
+    """What a student has from its teacher cannot be set."""
+    for key in job.overridden:
+        if key.startswith("denoiser."):
+            raise RecipeError(f"--set {key}: a student has its teacher's [denoiser]", "drop it")
 
 
 def _check_teacher(model: Model, recipe: Recipe, data: ImageSet, *, labelled: bool) -> None:
@@ -93,7 +115,7 @@ def _follow(model: Model, recipe: Recipe, say: Say) -> Recipe:
         sigma_data=theirs.denoiser.sigma_data,
         noise_scale=theirs.denoiser.noise_scale,
         noise_input=theirs.denoiser.noise_input,
-        boundary=schedule.t_min,
+        boundary=float(schedule.sigma(schedule.grid(2))[-1]),
     )
     network = recipe.network or theirs.network
     if isinstance(recipe.teacher.guidance, tuple) and hasattr(network, "guidance_input"):

@@ -133,6 +133,7 @@ def prepare(
     torch.manual_seed(mix(recipe.train.seed))
     student = checkpoint.build(recipe, meta)
     if init is not None:
+        _check_scalings(init, recipe)
         copy_weights(init, student)
         say(f"student starts from {init.source}")
     if recipe.loss.uses_jvp:
@@ -173,8 +174,9 @@ def _check_sections(recipe: Recipe, teacher: Model | None) -> None:
             f"noise, not one with denoiser.precond '{recipe.denoiser.precond}'",
             "--set denoiser.precond=edm",
         )
-    low, boundary = recipe.schedule.t_min, recipe.denoiser.boundary
-    if recipe.denoiser.precond == "consistency" and boundary > low:
+    low = float(recipe.schedule.sigma(recipe.schedule.grid(2))[-1])
+    boundary = recipe.denoiser.boundary
+    if recipe.denoiser.precond == "consistency" and boundary > low * (1 + 1e-9):
         raise RecipeError(
             f"denoiser.boundary {boundary} is above schedule.sigma_min {low}",
             f"--set denoiser.boundary={low}",
@@ -191,6 +193,21 @@ def _check_sections(recipe: Recipe, teacher: Model | None) -> None:
                 f"(augment_dim is not {augment.LABELS})",
                 f"--set {cure}data.augment=0",
             )
+
+
+def _check_scalings(init: Model, recipe: Recipe) -> None:
+    """Weights mean something only inside the scalings that they were trained in.
+
+    Raises:
+        RecipeError: The recipe has others.
+    """
+    theirs, ours = init.recipe.denoiser, recipe.denoiser
+    keys = ("sigma_data", "noise_scale", "noise_input")
+    differ = [key for key in keys if getattr(theirs, key) != getattr(ours, key)]
+    if differ:
+        were = ", ".join(f"{key} = {getattr(theirs, key)}" for key in differ)
+        hint = " ".join(f"--set denoiser.{key}={getattr(theirs, key)}" for key in differ)
+        raise RecipeError(f"{init.source} was trained with denoiser.{were}", hint)
 
 
 def copy_weights(source: Model, student: Denoiser) -> None:
@@ -210,7 +227,7 @@ def copy_weights(source: Model, student: Denoiser) -> None:
         raise CheckpointError(
             f"{source.source} has another architecture than the student: "
             f"{', '.join(differ[:4])}, ...",
-            "leave [network] out of the recipe, or train without --init",
+            f"its network is {source.recipe.network}; set [network] so, or train without --init",
         )
     student.network.load_state_dict(given)
 

@@ -27,7 +27,8 @@ def plan(job: Job, init: Path | None, facts: dict[str, object], listeners: Liste
         name = type(recipe.loss).__name__.lower()
         raise RecipeError(
             f"loss '{name}' needs a teacher model",
-            f"cmtool distill --teacher MODEL --method {name}, or train one first: --method dsm",
+            f"cmtool distill --teacher MODEL --method {name} --data ...; "
+            "train a teacher first: cmtool train --method dsm --data ...",
         )
     data = load_data(recipe, job, say)
     start = None

@@ -1,11 +1,17 @@
 """A recipe on data that it was not written for."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
 from cmtool import images
-from cmtool.errors import RecipeError
-from cmtool.workflows.fit import Job, Listeners
+from cmtool.errors import DeviceError, RecipeError
+from cmtool.settings import TrainSettings
+from cmtool.workflows import distill
+from cmtool.workflows._machine import resolve
+from cmtool.workflows.fit import Job, Listeners, fit
 from cmtool.workflows.train import plan
 
 
@@ -45,3 +51,44 @@ def test_digits_are_not_mirrored_by_a_recipe_for_photographs(tmp_path):
     ready, said = prepared("digits", tmp_path, "data.flip=true", recipe=recipe)
     assert ready.recipe.data.flip
     assert any("mirrors" in line for line in said)
+
+
+def test_a_student_sees_its_teachers_crops(tmp_path):
+    """Pictures that are not square: --set data.image_size and data.crop are given once."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 24, 40, 3), dtype=np.uint8)
+    for i, picture in enumerate(pixels):
+        images.save_png(tmp_path / "wide" / f"{i}.png", picture)
+    small = ("network.width=32", "train.steps=1", "train.batch_size=2")
+    chosen = ("data.image_size=16", "data.crop=center", *small)
+    job = Job(None, str(tmp_path / "wide"), overrides=chosen, out=tmp_path / "teacher")
+    fit(plan(job, None, {}, Listeners()), Listeners())
+    job = Job(None, str(tmp_path / "wide"), overrides=small[1:], out=tmp_path / "student")
+    ready = distill.plan(job, tmp_path / "teacher", {}, Listeners())
+    assert ready.data.image_shape == (3, 16, 16)
+    assert ready.recipe.data.crop == "center"
+    with pytest.raises(RecipeError, match="a student has its teacher's"):
+        distill.plan(
+            replace(job, overrides=("denoiser.sigma_data=1.0",)),
+            tmp_path / "teacher",
+            {},
+            Listeners(),
+        )
+
+
+def test_weights_start_only_where_they_mean_the_same(photos, tmp_path):
+    small = ("network.width=32", "train.steps=1", "train.batch_size=2")
+    job = Job(None, str(photos), overrides=small, out=tmp_path / "first")
+    fit(plan(job, None, {}, Listeners()), Listeners())
+    other = (*small, "denoiser.noise_scale=250.0")
+    with pytest.raises(RecipeError, match=r"trained with denoiser.noise_scale = 0.25"):
+        plan(
+            replace(job, overrides=other, out=tmp_path / "second"),
+            tmp_path / "first",
+            {},
+            Listeners(),
+        )
+
+
+def test_a_training_device_has_no_index():
+    with pytest.raises(DeviceError, match="--device cuda:1"):
+        resolve(TrainSettings(), torch.device("cuda:1"), print)
