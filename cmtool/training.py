@@ -23,7 +23,7 @@ from cmtool.augment import augment
 from cmtool.data.loader import Loader
 from cmtool.denoiser import Denoiser
 from cmtool.ema import Ema
-from cmtool.errors import RecipeError, Stopped, TrainingError
+from cmtool.errors import Stopped, TrainingError
 from cmtool.losses.base import Loss, LossOutput, Roles, Stage, Step
 from cmtool.recipe import Recipe, TrainSettings
 from cmtool.rng import StepRng, mix
@@ -104,14 +104,6 @@ class Trainer:
 
     def __post_init__(self) -> None:
         settings = self.settings
-        world = self.accelerator.num_processes
-        if settings.batch_size % world:
-            below = settings.batch_size // world * world
-            near = ", ".join(str(n) for n in (below, below + world) if n)
-            raise RecipeError(
-                f"batch_size {settings.batch_size} does not split over {world} processes",
-                f"nearest: {near}",
-            )
         student = self.roles.student
         self.emas = [Ema(student.state(), rate, settings.ema_warmup) for rate in settings.ema]
         objective = Objective(self.roles, self.loss, self.recipe)

@@ -71,6 +71,12 @@ class Schedule(ABC):
         """Largest time, where sampling starts."""
         return self.span[1]
 
+    @property
+    def noise_range(self) -> tuple[float, float]:
+        """Smallest and largest noise level, as a user counts them."""
+        low, high = self.sigma(torch.tensor(self.span, dtype=torch.float64))
+        return float(low), float(high)
+
     @final
     def grid(self, n: int) -> Tensor:
         """n strictly decreasing times, (n,) float64, that begin at t_max and, for n > 1, end at

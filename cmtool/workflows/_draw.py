@@ -116,15 +116,9 @@ def consistency_times(model: Denoiser, steps: int) -> Tensor:
     start = schedule.grid(1)
     if steps == 1:
         return schedule.sigma(start)
-    last = max(3.2 * model.precond.sigma_data / steps, _noise_range(model)[0])
+    last = max(3.2 * model.precond.sigma_data / steps, schedule.noise_range[0])
     end = schedule.from_sigma(torch.tensor(last, dtype=torch.float64))
     return schedule.sigma(schedule.between(start[0], end, steps))
-
-
-def _noise_range(model: Denoiser) -> tuple[float, float]:
-    """Smallest and largest noise level."""
-    low, high = model.schedule.sigma(torch.tensor(model.schedule.span, dtype=torch.float64))
-    return float(low), float(high)
 
 
 def _ode_plan(
@@ -189,7 +183,7 @@ def _check_times(model: Denoiser, times: Sequence[float]) -> None:
     if list(times) != ordered:
         hint = "--times " + ",".join(f"{t:g}" for t in ordered)
         raise RecipeError(f"--times must decrease, got {text}", hint)
-    low, high = _noise_range(model)
+    low, high = model.schedule.noise_range
     # Levels that went through an angle and back may differ in the last digit.
     hint = "--times " + ",".join(f"{min(max(t, low), high):g}" for t in times)
     if times[0] > high * (1 + 1e-9):

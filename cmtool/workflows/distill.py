@@ -115,7 +115,7 @@ def _follow(model: Model, recipe: Recipe, say: Say) -> Recipe:
         sigma_data=theirs.denoiser.sigma_data,
         noise_scale=theirs.denoiser.noise_scale,
         noise_input=theirs.denoiser.noise_input,
-        boundary=float(schedule.sigma(schedule.grid(2))[-1]),
+        boundary=schedule.noise_range[0],
     )
     network = recipe.network or theirs.network
     if isinstance(recipe.teacher.guidance, tuple) and hasattr(network, "guidance_input"):

@@ -174,7 +174,7 @@ def _check_sections(recipe: Recipe, teacher: Model | None) -> None:
             f"noise, not one with denoiser.precond '{recipe.denoiser.precond}'",
             "--set denoiser.precond=edm",
         )
-    low = float(recipe.schedule.sigma(recipe.schedule.grid(2))[-1])
+    low, _ = recipe.schedule.noise_range
     boundary = recipe.denoiser.boundary
     if recipe.denoiser.precond == "consistency" and boundary > low * (1 + 1e-9):
         raise RecipeError(
