@@ -207,9 +207,9 @@ class Trainer:
         total = torch.zeros((), device=accelerator.device)
         bad_levels: list[float] = []
         for micro in range(micros):
-            first = (rank * micros + micro) * size
+            start = (rank * micros + micro) * size
             batch = self._to_device(self.data.batch(self.step, micro, micros))
-            rows = slice(first, first + size)
+            rows = slice(start, start + size)
             rng = StepRng(settings.seed, self.step, settings.batch_size, rows, accelerator.device)
             with _synced(accelerator, self._objective, last=micro == micros - 1):
                 out = self._objective(batch, Step(self.step, settings.steps, rng))
