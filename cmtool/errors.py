@@ -1,8 +1,15 @@
 """What a user can get wrong, one class per layer of cause. Everything else that is raised is a bug
 of ours."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+
+Say = Callable[[str], None]
+"""Tells the user a line: an assumption, a choice, what was passed over."""
+
+
+def silent(message: str) -> None:
+    """Tells nobody."""
 
 
 class CmtoolError(Exception):

@@ -7,13 +7,17 @@ differ from ours, layouts do not. Not here: reading the file itself.
 
 import re
 from collections.abc import Container, Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
+from typing import Any
 
 from torch import Tensor
 
-from cmtool.errors import CheckpointError
+from cmtool.errors import CheckpointError, Say
 from cmtool.foreign._keymap import check_names, check_shapes, key_table, skeleton
+from cmtool.foreign.base import Published, numbered, settle
 from cmtool.networks.adm import Adm
+from cmtool.schedules.karras import Karras
+from cmtool.settings import DenoiserSettings
 
 _LEAVES = {
     "norm1": "in_layers.0",
@@ -76,6 +80,44 @@ def facts_from_name(filename: str) -> dict[str, int | float | str]:
     if method == "ct":
         facts["levels"] = 201 if data == "imagenet64" else 151
     return facts
+
+
+def read(path: Path, state: Mapping[str, Tensor], facts: Mapping[str, Any], say: Say) -> Published:
+    """Reads a state dict for which `is_openai` holds.
+
+    Args:
+        path: Its file, whose name may be one of the published ones.
+        state: The weights.
+        facts: What the user knows of it, before the name.
+        say: Is told every assumption.
+
+    Raises:
+        CheckpointError: The weights are not those of such a network, or facts are missing or wrong.
+    """
+    usual = {"head_channels": 64, "precond": "edm", "sigma_min": 0.002, "sigma_max": 80.0}
+    known = settle(path.name, facts_from_name(path.name) | dict(facts), usual, say)
+    if "image_size" not in known:
+        raise CheckpointError(
+            f"'{path}' does not tell the size of its images", "--as image_size=64, for example"
+        )
+    size = int(known["image_size"])
+    network, channels, num_classes = infer(state, size, int(known["head_channels"]))
+    try:
+        schedule = Karras(float(known["sigma_min"]), float(known["sigma_max"]))
+    except ValueError as error:
+        raise CheckpointError(f"--as: {error}") from None
+    return Published(
+        network=network,
+        state=to_ours(state, network, size, channels, num_classes),
+        denoiser=DenoiserSettings(
+            known["precond"], noise_scale=250.0, boundary=float(known["sigma_min"])
+        ),
+        schedule=schedule,
+        kind="consistency" if known["precond"] == "consistency" else "diffusion",
+        image_shape=(channels, size, size),
+        classes=numbered(num_classes),
+        origin={"file": path.name, "layout": "openai"},
+    )
 
 
 def infer(state: Mapping[str, Tensor], image_size: int, head_channels: int) -> tuple[Adm, int, int]:

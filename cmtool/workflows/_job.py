@@ -8,9 +8,8 @@ import torch
 
 from cmtool import recipe as recipes
 from cmtool import registry
-from cmtool.errors import RecipeError
+from cmtool.errors import RecipeError, Say
 from cmtool.recipe import Override, Recipe
-from cmtool.workflows.load import Say
 
 
 @dataclass(frozen=True)

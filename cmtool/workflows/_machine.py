@@ -7,9 +7,8 @@ from dataclasses import replace
 import torch
 from accelerate.utils import is_tensorboard_available, is_wandb_available
 
-from cmtool.errors import DeviceError
+from cmtool.errors import DeviceError, Say
 from cmtool.recipe import TrainSettings
-from cmtool.workflows.load import Say
 
 
 def resolve(settings: TrainSettings, device: torch.device, say: Say) -> TrainSettings:

@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from cmtool.denoiser import Denoiser
-from cmtool.errors import RecipeError
+from cmtool.errors import RecipeError, Say
 from cmtool.recipe import Recipe
-from cmtool.workflows.load import Say
 
 WARN = 5.0
 """Above this, training by the derivative is known to become unstable."""

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from cmtool.data.base import ImageSet
-from cmtool.errors import CheckpointError, RecipeError
+from cmtool.errors import CheckpointError, RecipeError, Say
 from cmtool.networks.base import Network
 from cmtool.recipe import Recipe
 from cmtool.schedules.karras import Karras
 from cmtool.workflows.fit import Job, Listeners, Prepared, fit, load_data, load_recipe, prepare
-from cmtool.workflows.load import Model, Say, open_model
+from cmtool.workflows.load import Model, open_model
 
 __all__ = ["Job", "Listeners", "fit", "plan"]
 

@@ -18,7 +18,7 @@ from cmtool.data.base import ImageSet
 from cmtool.data.catalog import open_data
 from cmtool.data.loader import Loader
 from cmtool.denoiser import Denoiser, LogWeight
-from cmtool.errors import CheckpointError, RecipeError
+from cmtool.errors import CheckpointError, RecipeError, Say, silent
 from cmtool.losses.base import Roles
 from cmtool.recipe import DataSettings, Recipe
 from cmtool.rng import mix
@@ -32,7 +32,7 @@ from cmtool.workflows._job import Job as Job
 from cmtool.workflows._job import load_recipe as load_recipe
 from cmtool.workflows._machine import resolve
 from cmtool.workflows._preflight import check_tangent
-from cmtool.workflows.load import Model, Say, pick_device, silent
+from cmtool.workflows.load import Model, pick_device
 
 GRID_SEED, GRID_COLUMNS, GRID_ROWS = 0, 8, 4
 

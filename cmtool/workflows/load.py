@@ -3,7 +3,7 @@
 import math
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,13 @@ from torch import Tensor
 from cmtool import checkpoint
 from cmtool.checkpoint import Checkpoint, Meta
 from cmtool.denoiser import Denoiser, Kind
-from cmtool.errors import CheckpointError, CmtoolError, DeviceError, did_you_mean
+from cmtool.errors import CheckpointError, CmtoolError, DeviceError, Say, did_you_mean, silent
 from cmtool.foreign import openai
+from cmtool.foreign.base import Published
 from cmtool.losses.cd import CD
 from cmtool.losses.dsm import DSM
-from cmtool.recipe import DenoiserSettings, Recipe
-from cmtool.schedules.karras import Karras
+from cmtool.recipe import Recipe
 from cmtool.solvers.heun import Heun
-
-Say = Callable[[str], None]
 
 FACTS: dict[str, type] = {
     "image_size": int,
@@ -36,10 +34,6 @@ DEVICES = ("cpu", "cuda", "mps")
 
 
 A_MODEL = "a model is a run directory, a .safetensors or a .pt file"
-
-
-def silent(message: str) -> None:
-    """Tells nobody."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +113,8 @@ def open_model(
         meta, recipe = checkpoint.parse_config(config, str(path))
         return Model(checkpoint.restore(recipe, meta, state, str(path)), recipe, meta, str(path))
     if openai.is_openai(state):
-        return _from_openai(path, state, facts, image_size, say)
+        known = facts if image_size is None else {"image_size": image_size, **facts}
+        return _from_published(openai.read(path, state, known, say), path)
     some = ", ".join(sorted(state)[:3])
     raise CheckpointError(
         f"'{path}' holds weights of an unknown layout ({len(state)} tensors: {some}, ...)",
@@ -158,52 +153,17 @@ def newest_run(root: Path, kind: Kind, say: Say) -> Path:
     )
 
 
-def _from_openai(
-    path: Path, state: dict[str, Tensor], facts: Mapping[str, Any], image_size: int | None, say: Say
-) -> Model:
-    """A model from OpenAI's layout; what neither tensors, facts nor file name tell is assumed
-    aloud."""
-    known = openai.facts_from_name(path.name) | dict(facts)
-    assumed: dict[str, Any] = {
-        "head_channels": 64,
-        "precond": "edm",
-        "sigma_min": 0.002,
-        "sigma_max": 80.0,
-    }
-    if image_size is not None:
-        assumed["image_size"] = image_size
-    for key, value in assumed.items():
-        if key not in known:
-            say(f"{path.name} does not tell {key}: assuming {value} (--as {key}=... to change)")
-    known = assumed | known
-    if "image_size" not in known:
-        raise CheckpointError(
-            f"'{path}' does not tell the size of its images", "--as image_size=64, for example"
-        )
-    size = int(known["image_size"])
-    network, channels, num_classes = openai.infer(state, size, int(known["head_channels"]))
-    own = openai.to_ours(state, network, size, channels, num_classes)
-    low, high = float(known["sigma_min"]), float(known["sigma_max"])
-    consistency = known["precond"] == "consistency"
+def _from_published(found: Published, path: Path) -> Model:
     recipe = Recipe(
-        network=network,
-        schedule=_karras(low, high),
-        denoiser=DenoiserSettings(known["precond"], noise_scale=250.0, boundary=low),
+        network=found.network,
+        schedule=found.schedule,
+        denoiser=found.denoiser,
         solver=Heun(),
-        loss=CD() if consistency else DSM(),
+        loss=CD() if found.kind == "consistency" else DSM(),
     )
-    classes = tuple(str(i) for i in range(num_classes))
-    kind: Kind = "consistency" if consistency else "diffusion"
-    origin = {"file": path.name, "layout": "openai"}
-    meta = Meta(kind, (channels, size, size), classes, origin=origin)
-    return Model(checkpoint.restore(recipe, meta, own, str(path)), recipe, meta, str(path))
-
-
-def _karras(low: float, high: float) -> Karras:
-    try:
-        return Karras(low, high)
-    except ValueError as error:
-        raise CheckpointError(f"--as: {error}") from None
+    meta = Meta(found.kind, found.image_shape, found.classes, origin=found.origin)
+    restored = checkpoint.restore(recipe, meta, found.state, str(path))
+    return Model(restored, recipe, meta, str(path))
 
 
 def parse_facts(pairs: list[str]) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from cmtool import images
 from cmtool.denoiser import Denoiser
-from cmtool.errors import RecipeError, did_you_mean
+from cmtool.errors import RecipeError, Say, did_you_mean, silent
 from cmtool.workflows._draw import Plan, draw, guided, parse_times, plan_for
 from cmtool.workflows._output import check_target, open_writer
-from cmtool.workflows.load import Say, load, newest_run, open_model, pick_device, silent
+from cmtool.workflows.load import load, newest_run, open_model, pick_device
 
 
 @dataclass(frozen=True)
