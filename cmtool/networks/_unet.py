@@ -69,6 +69,8 @@ class Plan:
         resampling: Resampling by a whole block, or by one convolution.
         side_taps: Filter of the image pyramid that is added to each encoder level; None for no
             pyramid.
+        middle_attention: Whether the bottom has attention.
+        pad_one_side: A convolution that halves the size sees zeros at the right and below only.
     """
 
     channels: int
@@ -79,6 +81,8 @@ class Plan:
     decoder_attention: Literal["all", "last"] = "all"
     resampling: Literal["block", "convolution"] = "block"
     side_taps: tuple[int, ...] | None = None
+    middle_attention: bool = True
+    pad_one_side: bool = False
 
 
 class Block(nn.Module):
@@ -136,14 +140,20 @@ class Block(nn.Module):
 class ResamplingConv(nn.Module):
     """A convolution with stride 2, or on pixels repeated 2x2; the embedding is not used."""
 
-    def __init__(self, direction: Direction, width: int) -> None:
+    def __init__(self, direction: Direction, width: int, pad_one_side: bool) -> None:
         super().__init__()
         self.up = direction == "up"
-        self.conv = nn.Conv2d(width, width, 3, stride=1 if self.up else 2, padding=1)
+        self.pad_one_side = pad_one_side and not self.up
+        padding = 0 if self.pad_one_side else 1
+        self.conv = nn.Conv2d(width, width, 3, stride=1 if self.up else 2, padding=padding)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """(B, C, H, W), (B, E) -> (B, C, 2H, 2W) or (B, C, H/2, W/2)."""
-        return cast(Tensor, self.conv(F.interpolate(x, scale_factor=2.0) if self.up else x))
+        if self.up:
+            x = F.interpolate(x, scale_factor=2.0)
+        elif self.pad_one_side:
+            x = F.pad(x, (0, 1, 0, 1))
+        return cast(Tensor, self.conv(x))
 
 
 class SideInput(nn.Module):
@@ -191,7 +201,10 @@ class UNet(nn.Module):
         self.encoder = nn.ModuleList(_encoder(plan, style, skips))
         width = plan.widths[-1]
         self.middle = nn.ModuleList(
-            [Block(width, width, style, attention=True), Block(width, width, style)]
+            [
+                Block(width, width, style, attention=plan.middle_attention),
+                Block(width, width, style),
+            ]
         )
         self.decoder = nn.ModuleList(_decoder(plan, style, skips))
         self.out_norm = style.norm(plan.widths[0])
@@ -227,7 +240,7 @@ def _levels(modules: nn.ModuleList) -> list[Level]:
 
 def _resampler(direction: Direction, width: int, plan: Plan, style: Style) -> nn.Module:
     if plan.resampling == "convolution":
-        return ResamplingConv(direction, width)
+        return ResamplingConv(direction, width, plan.pad_one_side)
     return Block(width, width, style, resample=direction)
 
 

@@ -13,14 +13,20 @@ from cmtool.networks.base import Network
 
 
 class AdmEmbedding(nn.Module):
-    """Two layers on cos|sin features of the noise level, plus a vector per class and one of the
-    guidance, then SiLU."""
+    """Two layers on cos|sin features of the noise level (DDPM: sin|cos), plus a vector per class
+    and one of the guidance, then SiLU."""
 
     def __init__(
-        self, features: int, width: int, num_classes: int, guidance_input: bool = False
+        self,
+        features: int,
+        width: int,
+        num_classes: int,
+        guidance_input: bool = False,
+        ddpm: bool = False,
     ) -> None:
         super().__init__()
         self.pairs = features // 2
+        self.ddpm = ddpm
         self.linear1 = nn.Linear(features, width)
         self.linear2 = nn.Linear(width, width)
         self.label = nn.Embedding(num_classes, width) if num_classes else None
@@ -29,8 +35,10 @@ class AdmEmbedding(nn.Module):
     def forward(self, c_noise: Tensor, label: Tensor | None, guidance: Tensor | None) -> Tensor:
         """(B,), (B,) or None, (B,) or None -> (B, E), outside of autocast."""
         with torch.autocast(c_noise.device.type, enabled=False):
-            phase = phases(c_noise, geometric(self.pairs, self.pairs, c_noise.device))
-            emb = torch.cat([phase.cos(), phase.sin()], 1).to(self.linear1.weight.dtype)
+            last = self.pairs - 1 if self.ddpm else self.pairs
+            phase = phases(c_noise, geometric(self.pairs, last, c_noise.device))
+            waves = [phase.sin(), phase.cos()] if self.ddpm else [phase.cos(), phase.sin()]
+            emb = torch.cat(waves, 1).to(self.linear1.weight.dtype)
             emb = self.linear2(F.silu(self.linear1(emb)))
             if self.label is not None and label is not None:
                 emb = emb + self.label(label.clamp(min=0)) * (label >= 0)[:, None]
@@ -68,7 +76,8 @@ class Adm(Network):
 
     Source:
         Dhariwal & Nichol 2021, arXiv 2105.05233, section 3, as used by Song et al. 2023, arXiv
-        2303.01469. flavor "edm": Karras et al. 2022, arXiv 2206.00364, appendix F.2.
+        2303.01469. flavor "edm": Karras et al. 2022, arXiv 2206.00364, appendix F.2; flavor "ddpm":
+        Ho et al. 2020, arXiv 2006.11239, appendix B.
 
     Args:
         channels: Width that `channel_mult` multiplies.
@@ -77,13 +86,17 @@ class Adm(Network):
         blocks: Residual blocks per level.
         attention: Resolutions with self-attention, in pixels; one that no level has is without
             effect.
-        head_channels: Channels of an attention head.
+        head_channels: Channels of an attention head; 0 is one head of all channels.
         dropout: Probability of dropping an activation.
         scale_shift: The embedding scales and shifts; otherwise it is added.
         resblock_updown: Resampling by residual blocks; otherwise by single convolutions.
-        flavor: "openai" normalises in 32 groups and wants widths that split into whole heads; "edm"
-            has at least 4 channels a group and rounds the number of heads down, leaving attention
-            out where that gives none.
+        flavor: "openai" wants widths that split into whole groups and heads; "edm" has at least 4
+            channels a group and rounds the number of heads down, leaving attention out where that
+            gives none; "ddpm" is "openai" with DDPM's noise embedding (sines first, other
+            frequencies), group norms with 1e-6 in place of 1e-5, and convolutions that halve the
+            size padded on one side only.
+        norm_groups: Groups of the normalisations.
+        middle_attention: The bottom has attention.
         guidance_input: Take a guidance weight as an input.
         normalize_affine: What the embedding scales and shifts by has unit mean square over the
             channels, which keeps the derivative with respect to the noise level tame: Lu & Song
@@ -98,28 +111,34 @@ class Adm(Network):
     dropout: float = 0.0
     scale_shift: bool = True
     resblock_updown: bool = True
-    flavor: Literal["openai", "edm"] = "openai"
+    flavor: Literal["openai", "edm", "ddpm"] = "openai"
+    norm_groups: int = 32
+    middle_attention: bool = True
     guidance_input: bool = False
     normalize_affine: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self.channels, self.channel_mult, self.blocks, self.dropout)
-        if self.head_channels < 1:
-            raise ValueError(f"head_channels: needs at least 1, got {self.head_channels}")
-        if self.flavor not in ("openai", "edm"):
-            raise ValueError(f"flavor: needs 'openai' or 'edm', got '{self.flavor}'")
+        if self.head_channels < 0:
+            raise ValueError(f"head_channels: needs at least 0, got {self.head_channels}")
+        if self.norm_groups < 1:
+            raise ValueError(f"norm_groups: needs at least 1, got {self.norm_groups}")
+        if self.flavor not in ("openai", "edm", "ddpm"):
+            raise ValueError(f"flavor: needs 'openai', 'edm' or 'ddpm', got '{self.flavor}'")
 
     def groups(self, channels: int) -> int:
         """Number of normalisation groups of a layer."""
-        return 32 if self.flavor == "openai" else min(32, channels // 4)
+        return min(self.norm_groups, channels // 4) if self.flavor == "edm" else self.norm_groups
 
     def heads(self, channels: int) -> int:
         """Number of attention heads of a layer.
 
         Raises:
-            ValueError: OpenAI's network has no whole number of heads here.
+            ValueError: There is no whole number of heads here, and the flavor wants one.
         """
-        if self.flavor == "openai" and channels % self.head_channels:
+        if not self.head_channels:
+            return 1
+        if self.flavor != "edm" and channels % self.head_channels:
             raise ValueError(
                 f"head_channels: a width of {channels} is no multiple of {self.head_channels}"
             )
@@ -136,11 +155,13 @@ class Adm(Network):
             blocks=self.blocks,
             attention=attention_levels(self.attention, image_size, len(widths)),
             resampling="block" if self.resblock_updown else "convolution",
+            middle_attention=self.middle_attention,
+            pad_one_side=self.flavor == "ddpm",
         )
         style = Style(
             embedding=width,
             groups=self.groups,
-            eps=1e-5,
+            eps=1e-6 if self.flavor == "ddpm" else 1e-5,
             heads=self.heads,
             scale_shift=self.scale_shift,
             residual_scale=1.0,
@@ -149,5 +170,7 @@ class Adm(Network):
             dropout=self.dropout,
             normalize_affine=self.normalize_affine,
         )
-        embedding = AdmEmbedding(self.channels, width, num_classes, self.guidance_input)
+        embedding = AdmEmbedding(
+            self.channels, width, num_classes, self.guidance_input, self.flavor == "ddpm"
+        )
         return AdmUNet(plan, style, embedding)

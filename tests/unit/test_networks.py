@@ -117,9 +117,11 @@ def test_senseless_fields(network: Any, fields: dict[str, Any], message: str) ->
 
 
 def test_senseless_fields_of_adm() -> None:
-    with pytest.raises(ValueError, match=r"^head_channels: needs at least 1, got 0$"):
-        Adm(head_channels=0)
-    with pytest.raises(ValueError, match=r"^flavor: needs 'openai' or 'edm', got 'diffusers'$"):
+    with pytest.raises(ValueError, match=r"^head_channels: needs at least 0, got -1$"):
+        Adm(head_channels=-1)
+    with pytest.raises(ValueError, match=r"^norm_groups: needs at least 1, got 0$"):
+        Adm(norm_groups=0)
+    with pytest.raises(ValueError, match=r"^flavor: needs 'openai', 'edm' or 'ddpm', got 'diffu"):
         Adm(flavor="diffusers")  # type: ignore[arg-type]
 
 
