@@ -14,11 +14,11 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -32,88 +32,15 @@ from cmtool.denoiser import (
     Consistency,
     Denoiser,
     Guidable,
-    Kind,
     Preconditioner,
 )
 from cmtool.errors import CheckpointError, did_you_mean
+from cmtool.meta import Meta as Meta
+from cmtool.preconditioner import DDPM, EDM, VE, VP, Consistency, Preconditioner
 from cmtool.recipe import DenoiserSettings, Recipe
 
-FORMAT = 1
 HEADER = "cmtool"
 """Key of the configuration in a single file's metadata."""
-
-
-@dataclass(frozen=True)
-class Meta:
-    """What a model is, beside its recipe.
-
-    Args:
-        kind: "diffusion" or "consistency".
-        image_shape: (C, H, W).
-        classes: The classes' names.
-        grid: Noise levels that the model was made for, see `Denoiser`.
-        step: Optimizer steps taken.
-        images: Training images seen.
-        weights: Names of the weights in a checkpoint directory.
-        origin: Data and teacher.
-        sha256: Hash of every weights file.
-        versions: Of cmtool and torch.
-        format: Of the checkpoint.
-    """
-
-    kind: Kind
-    image_shape: tuple[int, int, int]
-    classes: tuple[str, ...] = ()
-    grid: tuple[float, ...] = ()
-    step: int = 0
-    images: int = 0
-    weights: tuple[str, ...] = ()
-    origin: dict[str, Any] = field(default_factory=dict)
-    sha256: dict[str, str] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-    format: int = FORMAT
-
-    @classmethod
-    def of(cls, model: Denoiser, step: int, batch_size: int, origin: dict[str, Any]) -> "Meta":
-        """Describes a model after `step` steps of `batch_size` images."""
-        return cls(
-            kind=model.kind,
-            image_shape=model.image_shape,
-            classes=model.classes,
-            grid=model.grid,
-            step=step,
-            images=step * batch_size,
-            origin=origin,
-            versions={"cmtool": version("cmtool"), "torch": torch.__version__},
-        )
-
-    @classmethod
-    def parse(cls, text: str, where: str) -> "Meta":
-        """Reads JSON.
-
-        Raises:
-            CheckpointError: It is not a description that this version reads.
-        """
-        try:
-            fields = json.loads(text)
-            if fields["format"] != FORMAT:
-                raise CheckpointError(
-                    f"{where} has checkpoint format {fields['format']}, this cmtool reads {FORMAT}",
-                    "use the version of cmtool that wrote it",
-                )
-            for key in ("image_shape", "classes", "weights"):
-                fields[key] = tuple(fields[key])
-            fields["grid"] = tuple(map(float, fields.get("grid", ())))
-            shape, counts = fields["image_shape"], (fields["step"], fields["images"])
-            if fields["kind"] not in get_args(Kind) or len(shape) != 3:
-                raise ValueError(f"kind '{fields['kind']}', image_shape {shape}")
-            if any(type(n) is not int for n in (*shape, *counts)) or min(shape) < 1:
-                raise ValueError("image_shape, step and images must be whole numbers")
-            return cls(**fields)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise CheckpointError(
-                f"{where} is damaged: {error}", "use an earlier checkpoint, or fetch it again"
-            ) from None
 
 
 @dataclass(frozen=True)
@@ -194,11 +121,22 @@ class Checkpoint:
 
 def preconditioner(settings: DenoiserSettings) -> Preconditioner:
     """The preconditioner that a recipe's denoiser section describes."""
-    if settings.precond == "edm":
-        return EDM(settings.sigma_data, settings.noise_scale, settings.noise_input)
-    return Consistency(
-        settings.sigma_data, settings.noise_scale, settings.noise_input, settings.boundary
-    )
+    sd = settings.sigma_data
+    forms: dict[str, Preconditioner] = {
+        "edm": EDM(sd, settings.noise_scale, settings.noise_input),
+        "vp": VP(sd),
+        "ve": VE(sd),
+        "ddpm": DDPM(
+            sd,
+            settings.prediction,
+            settings.betas,
+            settings.beta_start,
+            settings.beta_end,
+            settings.timesteps,
+        ),
+    }
+    form = forms[settings.scalings]
+    return Consistency(form, settings.boundary) if settings.precond == "consistency" else form
 
 
 def build(recipe: Recipe, meta: Meta) -> Denoiser:
@@ -226,7 +164,30 @@ def build(recipe: Recipe, meta: Meta) -> Denoiser:
         meta.classes,
         meta.grid,
         _guidable(recipe, meta),
+        _times(recipe) | meta.times,
     )
+
+
+def _times(recipe: Recipe) -> dict[int, tuple[float, ...]]:
+    """The recipe's noise levels to sample at, by their number.
+
+    Raises:
+        CheckpointError: Such a model cannot be sampled at them.
+    """
+    times = recipe.sampling.times
+    low, high = recipe.schedule.noise_range
+    # A range that went through an angle and back may differ in the last digit.
+    if times and not low * (1 - 1e-9) <= times[-1] <= times[0] <= high * (1 + 1e-9):
+        raise CheckpointError(
+            f"sampling.times {list(times)} leave the schedule's noise levels {low:g} .. {high:g}",
+            "--set sampling.times=[]",
+        )
+    if times and recipe.loss.kind == "diffusion":
+        raise CheckpointError(
+            "sampling.times is for consistency models, and this is a diffusion model",
+            "--set sampling.times=[]",
+        )
+    return {len(times): times} if times else {}
 
 
 def _guidable(recipe: Recipe, meta: Meta) -> Guidable | None:
@@ -335,6 +296,56 @@ def write_file(path: Path, meta: Meta, recipe: Recipe, weights: Mapping[str, Ten
     else:
         save_file({k: v.contiguous() for k, v in weights.items()}, work, metadata={HEADER: config})
     os.replace(work, path)
+
+
+def store_times(path: Path, times: Mapping[int, Sequence[float]]) -> Path:
+    """Writes noise levels to sample at into a model, beside those it has; no weight is touched.
+
+    Args:
+        path: A checkpoint directory, a run directory (its latest checkpoint) or a single file.
+        times: Number of steps to that many decreasing noise levels.
+
+    Returns:
+        The directory or file that has changed.
+
+    Raises:
+        CheckpointError: There is no model of this tool, or it cannot be written.
+    """
+    more = {steps: tuple(map(float, levels)) for steps, levels in times.items()}
+    if path.is_dir():
+        found = Checkpoint.open(path)
+        meta, target = found.meta, found.path
+    else:
+        config, state = _own_file(path)
+        meta, recipe = parse_config(config, str(path))
+        target = path
+    meta = replace(meta, times=dict(sorted((meta.times | more).items())))
+    Meta.parse(json.dumps(asdict(meta)), f"the new description of {target}")
+    try:
+        if path.is_dir():
+            _write_atomic(target / "meta.json", json.dumps(asdict(meta), indent=2))
+        else:
+            write_file(path, meta, recipe, state)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise CheckpointError(f"cannot write {target}: {error}", "free some space") from None
+    return target
+
+
+def _own_file(path: Path) -> tuple[str, dict[str, Tensor]]:
+    """The configuration and the weights of a single file that this tool wrote."""
+    config, state = None, {}
+    if path.suffix == ".safetensors" and path.is_file():
+        config, state = read_header(path), read_tensors(path)
+    elif path.suffix == ".pt" and path.is_file():
+        with suppress(Exception):  # torch raises many kinds for damaged files
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            config, state = content.get(HEADER), content["weights"]
+    if config is None:
+        raise CheckpointError(
+            f"'{path}' is no model of this tool and cannot hold noise levels",
+            "pass them each time: --times 80,0.8",
+        )
+    return config, state
 
 
 def read_header(path: Path) -> str | None:

@@ -6,28 +6,19 @@ A diffusion model and a consistency model are the same object; only c_skip and c
 the second is the identity at its smallest time.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from cmtool.preconditioner import EDM as EDM
+from cmtool.preconditioner import Consistency as Consistency
+from cmtool.preconditioner import Preconditioner
 from cmtool.schedules.base import Schedule
 from cmtool.tensors import Batch, Denoise, expand
 
 Kind = Literal["diffusion", "consistency"]
-NoiseInput = Literal["log", "angle"]
-
-
-class Scalings(NamedTuple):
-    """The four functions of the preconditioning at times t, each (B,)."""
-
-    c_skip: Tensor
-    c_out: Tensor
-    c_in: Tensor
-    c_noise: Tensor
 
 
 class Guidable(NamedTuple):
@@ -37,82 +28,6 @@ class Guidable(NamedTuple):
     low: float
     high: float
     as_input: bool
-
-
-class Preconditioner(ABC):
-    """How a network's input and output are scaled at each time."""
-
-    sigma_data: float
-
-    @abstractmethod
-    def __call__(self, t: Tensor) -> Scalings:
-        """Scalings at times t (B,), in t's dtype."""
-
-
-@dataclass(frozen=True)
-class EDM(Preconditioner):
-    """Unit-variance input and target for data of standard deviation sigma_data.
-
-    TrigFlow's D = cos(t) x_t - sin(t) sigma_data F is the same function with -F for F: see
-    `cmtool.schedules.trigflow`. There the network's noise input is the angle.
-
-    Source:
-        Karras et al. 2022, arXiv 2206.00364, Table 1. c_noise is ln(t) / 4 there; OpenAI's networks
-        take 250 ln(t). The angle: Lu & Song 2024, arXiv 2410.11081, Section 4.1.
-
-    Args:
-        sigma_data: Standard deviation of the data, in units of pixel value.
-        noise_scale: c_noise = noise_scale * ln(t), or noise_scale * atan(t / sigma_data).
-        noise_input: "log" or "angle", which of the two.
-    """
-
-    sigma_data: float = 0.5
-    noise_scale: float = 0.25
-    noise_input: NoiseInput = "log"
-
-    def __call__(self, t: Tensor) -> Scalings:
-        total = t.square() + self.sigma_data**2
-        return Scalings(
-            c_skip=self.sigma_data**2 / total,
-            c_out=t * self.sigma_data / total.sqrt(),
-            c_in=total.rsqrt(),
-            c_noise=self.c_noise(t),
-        )
-
-    def c_noise(self, t: Tensor) -> Tensor:
-        """The network's noise input at noise levels t."""
-        angle = self.noise_input == "angle"
-        return self.noise_scale * (torch.atan(t / self.sigma_data) if angle else t.log())
-
-
-@dataclass(frozen=True)
-class Consistency(Preconditioner):
-    """EDM's scalings shifted so that D(x, boundary) = x exactly.
-
-    Source:
-        Song et al. 2023, arXiv 2303.01469, Appendix C.
-
-    Args:
-        sigma_data: As in EDM.
-        noise_scale: As in EDM.
-        noise_input: As in EDM.
-        boundary: Noise level at which the model is the identity; 0.002 in the paper.
-    """
-
-    sigma_data: float = 0.5
-    noise_scale: float = 0.25
-    noise_input: NoiseInput = "log"
-    boundary: float = 0.002
-
-    def __call__(self, t: Tensor) -> Scalings:
-        edm = EDM(self.sigma_data, self.noise_scale, self.noise_input)(t)
-        shifted = t - self.boundary
-        return Scalings(
-            c_skip=self.sigma_data**2 / (shifted.square() + self.sigma_data**2),
-            c_out=shifted * self.sigma_data * edm.c_in,
-            c_in=edm.c_in,
-            c_noise=edm.c_noise,
-        )
 
 
 class LogWeight(nn.Module):
@@ -159,6 +74,8 @@ class Denoiser(nn.Module):
         grid: Decreasing noise levels that the model was made for; Euler's method along them ends at
             an image, as in progressive distillation. Empty for models of any levels.
         guidable: Which guidance it was trained for; None is none.
+        times: Number of steps to so many decreasing noise levels, at which a consistency model is
+            sampled in place of the schedule's.
 
     Example:
         >>> model = Denoiser(nn.Identity(), EDM(), None, "diffusion", (1, 2, 2))
@@ -176,6 +93,7 @@ class Denoiser(nn.Module):
         classes: tuple[str, ...] = (),
         grid: tuple[float, ...] = (),
         guidable: Guidable | None = None,
+        times: Mapping[int, tuple[float, ...]] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -186,6 +104,7 @@ class Denoiser(nn.Module):
         self.classes = classes
         self.grid = grid
         self.guidable = guidable
+        self.times = dict(times or {})
         self.log_weight: LogWeight | None = None
 
     @property

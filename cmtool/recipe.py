@@ -29,6 +29,7 @@ from cmtool._toml import (
 from cmtool.errors import RecipeError, did_you_mean
 from cmtool.settings import DataSettings as DataSettings
 from cmtool.settings import DenoiserSettings as DenoiserSettings
+from cmtool.settings import SamplingSettings as SamplingSettings
 from cmtool.settings import TeacherSettings as TeacherSettings
 from cmtool.settings import TrainSettings as TrainSettings
 
@@ -54,6 +55,7 @@ class Recipe:
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     data: DataSettings = field(default_factory=DataSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
 
 
 _SETTINGS: dict[str, type[Any]] = {
@@ -61,6 +63,7 @@ _SETTINGS: dict[str, type[Any]] = {
     "teacher": TeacherSettings,
     "data": DataSettings,
     "train": TrainSettings,
+    "sampling": SamplingSettings,
 }
 _KINDS = {"network": "networks", "schedule": "schedules", "solver": "solvers", "loss": "losses"}
 _DEFAULT_NAMES = {"schedule": "karras", "solver": "heun"}

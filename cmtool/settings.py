@@ -25,25 +25,46 @@ class DenoiserSettings:
     """How the network is wrapped.
 
     Args:
-        precond: Form of c_skip and c_out.
+        precond: `edm` is a diffusion model's own form of c_skip and c_out; `consistency` shifts it
+            so that the model is the identity at `boundary`.
+        scalings: Which form: EDM's, those of the VP and VE models, or that of a DDPM's numbered
+            steps.
         sigma_data: Standard deviation of the data, in units of pixel value.
-        noise_scale: c_noise = noise_scale * ln(sigma); OpenAI's networks take 250.
-        noise_input: `angle` puts TrigFlow's atan(sigma / sigma_data) in place of ln(sigma).
+        noise_scale: c_noise = noise_scale * ln(sigma); OpenAI's networks take 250. Only `edm`.
+        noise_input: `angle` puts TrigFlow's atan(sigma / sigma_data) in place of ln(sigma). Only
+            `edm`.
         boundary: Noise level at which a consistency model is the identity; `edm` has none.
+        prediction: What a `ddpm` network returns: the noise, the velocity or the image.
+        betas: How a `ddpm`'s noise grows from step to step.
+        beta_start: First of the betas; `cosine` has its own.
+        beta_end: Last of the betas; `cosine` has its own.
+        timesteps: Number of a `ddpm`'s steps.
     """
 
     precond: Literal["edm", "consistency"] = "edm"
+    scalings: Literal["edm", "vp", "ve", "ddpm"] = "edm"
     sigma_data: float = 0.5
     noise_scale: float = 0.25
     noise_input: Literal["log", "angle"] = "log"
     boundary: float = 0.002
+    prediction: Literal["epsilon", "v", "sample"] = "epsilon"
+    betas: Literal["linear", "scaled_linear", "cosine"] = "linear"
+    beta_start: float = 0.0001
+    beta_end: float = 0.02
+    timesteps: int = 1000
 
     def __post_init__(self) -> None:
+        image = self.scalings == "ddpm" and self.prediction == "sample"
+        shiftable = self.precond == "edm" or not image
         _require(
             self,
             sigma_data=(0 < self.sigma_data < math.inf, "0 < sigma_data < inf"),
             noise_scale=(0 < self.noise_scale < math.inf, "0 < noise_scale < inf"),
             boundary=(0 <= self.boundary < math.inf, "0 <= boundary < inf"),
+            prediction=(shiftable, "prediction epsilon or v with precond=consistency"),
+            beta_start=(0 < self.beta_start <= self.beta_end, "0 < beta_start <= beta_end"),
+            beta_end=(self.beta_end < 1, "beta_end < 1"),
+            timesteps=(self.timesteps >= 2, "timesteps >= 2"),
         )
 
 
@@ -105,6 +126,23 @@ class TeacherSettings:
             guidance=rule,
             substeps=(self.substeps >= 1, "substeps >= 1"),
         )
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How a consistency model is drawn from when the user says no more than how many steps.
+
+    Args:
+        times: Decreasing noise levels, first to last, for as many steps; other numbers of steps
+            take the schedule's spacing.
+    """
+
+    times: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        ordered = list(self.times) == sorted(set(self.times), reverse=True)
+        positive = all(0 < t < math.inf for t in self.times)
+        _require(self, times=(ordered and positive, "decreasing noise levels > 0 in times"))
 
 
 @dataclass(frozen=True)

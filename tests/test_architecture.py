@@ -28,6 +28,7 @@ LAYERS: list[tuple[str, list[str]]] = [
         "together",
         [
             *("cmtool.training", "cmtool.checkpoint", "cmtool.images", "cmtool.signals"),
+            "cmtool.meta",
             *("cmtool.data", "cmtool.data.*", "cmtool.metrics", "cmtool.metrics.*"),
             *("cmtool.foreign", "cmtool.foreign.*"),
         ],
@@ -42,7 +43,10 @@ LAYERS: list[tuple[str, list[str]]] = [
     ),
     (
         "together",
-        [f"cmtool.{name}" for name in ("teacher", "sampling", "denoiser", "ema", "rng", "augment")],
+        [
+            *("cmtool.teacher", "cmtool.sampling", "cmtool.denoiser", "cmtool.preconditioner"),
+            *("cmtool.ema", "cmtool.rng", "cmtool.augment"),
+        ],
     ),
     (
         "together",

@@ -26,6 +26,7 @@ class Published:
         image_shape: (C, H, W) of one image.
         classes: The classes' names; empty for an unconditional model.
         origin: Where it is from, for people: at least "file" and "layout".
+        times: Published noise levels to sample at, see `cmtool.denoiser.Denoiser`.
     """
 
     network: Network
@@ -36,6 +37,7 @@ class Published:
     image_shape: tuple[int, int, int]
     classes: tuple[str, ...] = ()
     origin: dict[str, str] = field(default_factory=dict)
+    times: dict[int, tuple[float, ...]] = field(default_factory=dict)
 
 
 def settle(

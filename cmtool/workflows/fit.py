@@ -146,6 +146,8 @@ def prepare(
         if Path(needed.source).resolve().is_relative_to(out.resolve()):
             raise RecipeError(f"'{out}' holds the model to start from", "another --out")
     saved = _rundir.saved_for(out, recipe) if job.resume else None
+    if saved is not None:  # `eval search --save` may have found better ones meanwhile.
+        student.times |= saved.meta.times
     origin: dict[str, Any] = {"data": {"name": data.name, "size": len(data), **data.facts}}
     if teacher is not None:
         origin["teacher"] = teacher.source

@@ -161,7 +161,9 @@ def _from_published(found: Published, path: Path) -> Model:
         solver=Heun(),
         loss=CD() if found.kind == "consistency" else DSM(),
     )
-    meta = Meta(found.kind, found.image_shape, found.classes, origin=found.origin)
+    meta = Meta(
+        found.kind, found.image_shape, found.classes, times=found.times, origin=found.origin
+    )
     restored = checkpoint.restore(recipe, meta, found.state, str(path))
     return Model(restored, recipe, meta, str(path))
 

@@ -276,7 +276,8 @@ def test_dump_writes_sections_in_order_and_marks_overridden_keys():
     lines = recipe.dump(made, overridden={"train.lr", "solver.name"}).splitlines()
     heads = [line for line in lines if line.startswith("[")]
     assert heads == [
-        *("[schedule]", "[denoiser]", "[solver]", "[loss]", "[teacher]", "[data]", "[train]")
+        *("[schedule]", "[denoiser]", "[solver]", "[loss]", "[teacher]", "[data]", "[train]"),
+        "[sampling]",
     ]
     assert [line for line in lines if "#" in line] == [
         'name = "euler"  # --set',
