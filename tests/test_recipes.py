@@ -141,6 +141,12 @@ def test_networks_have_the_published_number_of_weights():
 OPENAI = (0.9999432189950708, 0.9999, 0.999)
 OPENAI_LSUN = (0.9999432189950708, 0.99994, 0.9999)
 PUBLISHED = {
+    "imagenet64/sct": {
+        "sampling": {"times": (80.0, 0.9824)},
+    },
+    "imagenet64/ict": {
+        "sampling": {"times": (80.0, 1.526)},
+    },
     "cifar10/dsm": {
         "network": {"channels": 128, "channel_mult": (2, 2, 2), "blocks": 4, "dropout": 0.13},
         "loss": {"p_mean": -1.2, "p_std": 1.2},
@@ -160,6 +166,7 @@ PUBLISHED = {
         "train": {"batch_size": 512, "lr": 4e-4, "steps": 800_000, "optimizer": "radam"},
     },
     "cifar10/cd-lpips": {
+        "sampling": {"times": (80.0, 0.5853)},
         "network": {"dropout": 0.0, "blocks": 4},
         "loss": {"distance": "lpips-vgg", "levels": 18, "decay": 0.0},
         "train": {"batch_size": 512, "lr": 4e-4, "steps": 800_000, "betas": (0.9, 0.999)},
@@ -169,17 +176,23 @@ PUBLISHED = {
         "train": {"batch_size": 512, "lr": 4e-4, "steps": 800_000, "ema": (0.9999,)},
     },
     "cifar10/ict": {
+        "sampling": {"times": (80.0, 0.821)},
         "loss": {"levels_min": 10, "levels_max": 1280, "p_mean": -1.1, "p_std": 2.0},
         "train": {"batch_size": 1024, "lr": 1e-4, "steps": 400_000, "optimizer": "radam"},
     },
-    "cifar10/ict-deep": {"network": {"blocks": 8}},
+    "cifar10/ict-deep": {
+        "sampling": {"times": (80.0, 0.821)},
+        "network": {"blocks": 8},
+    },
     "cifar10/ect": {
+        "sampling": {"times": (80.0, 0.821)},
         "network": {"dropout": 0.2},
         "denoiser": {"precond": "edm"},
         "loss": {"q": 2.0, "stages": 8, "huber_c": 0.0, "k": 8.0, "b": 1.0, "p_mean": -1.1},
         "train": {"batch_size": 128, "lr": 1e-4, "steps": 200_000, "ema": (0.9999,)},
     },
     "cifar10/ect-1h": {
+        "sampling": {"times": (80.0, 0.821)},
         "loss": {"q": 256.0, "stages": 1},
         "train": {"batch_size": 128, "steps": 8000, "ema": (0.9993,)},
     },
@@ -197,11 +210,13 @@ PUBLISHED = {
         "train": {"batch_size": 512, "lr": 5e-5, "optimizer": "adam", "grad_clip": 1.0},
     },
     "cifar10/scd": {
+        "sampling": {"times": (80.0, 0.9824)},
         "network": {"dropout": 0.0},
         "loss": {"p_mean": -1.0, "p_std": 1.4, "tangent_warmup": 10_000, "norm_c": 0.1},
         "train": {"batch_size": 512, "lr": 1e-4, "steps": 500_000, "betas": (0.9, 0.99)},
     },
     "cifar10/sct": {
+        "sampling": {"times": (80.0, 0.9824)},
         "network": {"dropout": 0.2},
         "loss": {"p_mean": -1.0, "p_std": 1.4, "tangent_warmup": 10_000, "norm": "rms"},
         "train": {"batch_size": 512, "steps": 350_000, "ema": (0.9999, 0.99995, 0.9996)},
@@ -213,23 +228,28 @@ PUBLISHED = {
         "train": {"batch_size": 4096, "lr": 1e-4, "ema": OPENAI, "optimizer": "radam"},
     },
     "imagenet64/cd-l2": {
+        "sampling": {"times": (80.0, 1.3824)},
         "loss": {"distance": "l2", "levels": 40, "decay": 0.95, "weighting": "uniform"},
         "train": {"batch_size": 2048, "lr": 8e-6, "steps": 600_000, "ema": OPENAI},
     },
     "imagenet64/cd-lpips": {
+        "sampling": {"times": (80.0, 1.3824)},
         "network": {"dropout": 0.0},
         "loss": {"distance": "lpips-vgg-avg", "levels": 40, "decay": 0.95},
         "train": {"batch_size": 2048, "lr": 8e-6, "steps": 600_000},
     },
     "imagenet64/ct": {
+        "sampling": {"times": (80.0, 1.9128)},
         "loss": {"levels_min": 2, "levels_max": 200, "decay": 0.95, "form": "openai"},
         "train": {"batch_size": 2048, "lr": 1e-4, "steps": 800_000},
     },
     "imagenet64/ect": {
+        "sampling": {"times": (80.0, 1.526)},
         "loss": {"huber_c": 0.06, "weighting": "karras", "q": 4.0, "stages": 4, "p_mean": -0.8},
         "train": {"batch_size": 128, "steps": 100_000, "lr_decay_steps": 2000},
     },
     "imagenet64/scd": {
+        "sampling": {"times": (80.0, 0.9824)},
         "loss": {"p_mean": -1.0, "p_std": 1.6},
         "train": {"batch_size": 1024, "lr": 7e-5, "steps": 600_000, "grad_clip": 10.0},
     },
@@ -238,14 +258,17 @@ PUBLISHED = {
         "train": {"batch_size": 256, "lr": 1e-4},
     },
     "lsun256/cd-l2": {
+        "sampling": {"times": (80.0, 3.5197)},
         "loss": {"distance": "l2", "levels": 40, "decay": 0.95},
         "train": {"batch_size": 256, "lr": 1e-5, "steps": 600_000, "ema": OPENAI_LSUN},
     },
     "lsun256/cd-lpips": {
+        "sampling": {"times": (80.0, 4.3656)},
         "loss": {"distance": "lpips-vgg-avg", "levels": 40, "decay": 0.95},
         "train": {"batch_size": 256, "lr": 1e-5, "steps": 600_000},
     },
     "lsun256/ct": {
+        "sampling": {"times": (80.0, 3.9912)},
         "loss": {"levels_min": 2, "levels_max": 150, "decay": 0.95, "form": "openai"},
         "train": {"batch_size": 256, "lr": 5e-5, "steps": 1_000_000},
     },
