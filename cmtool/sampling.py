@@ -1,5 +1,6 @@
 """Sampling: Algorithm 1 for consistency models, the probability-flow ODE for diffusion models."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from cmtool.rng import SeedRng
 from cmtool.schedules.base import Schedule
-from cmtool.solvers.base import Solver
+from cmtool.solvers.base import MEMORY, Noise, Point, Solver
 from cmtool.tensors import Denoise
 
 
@@ -62,6 +63,7 @@ def sample_ode(
     times: Tensor,
     *,
     finish: bool = True,
+    rng: Noise | None = None,
 ) -> Tensor:
     """Solves a diffusion model's probability-flow ODE, then removes the noise that is left at the
     last time.
@@ -77,11 +79,15 @@ def sample_ode(
         x: (B, *) noisy images at times[0].
         times: (n,) decreasing times.
         finish: Whether to remove that noise, with one more evaluation.
+        rng: Noise for stochastic solvers.
 
     Returns:
         (B, *) images, in x's dtype.
     """
     steps = [t.expand(len(x)).to(x.device) for t in times]
+    history: deque[Point] = deque(maxlen=MEMORY)
     for solver, t, r in zip(solvers, steps[:-1], steps[1:], strict=True):
-        x = solver.step(denoise, schedule, x, t, r).to(x)
+        x_r, x0_hat = solver.step(denoise, schedule, x, t, r, history=history, rng=rng)
+        history.append(Point(t, x, x0_hat))
+        x = x_r.to(x)
     return (denoise(x, steps[-1]) if finish else schedule.to_edm(x, steps[-1])[0]).to(x)

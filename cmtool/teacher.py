@@ -3,6 +3,7 @@
 Consistency training is consistency distillation with another teacher: the data itself.
 """
 
+from collections import deque
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from cmtool.denoiser import Denoiser
 from cmtool.schedules.base import Schedule
-from cmtool.solvers.base import Solver
+from cmtool.solvers.base import MEMORY, Point, Solver
 from cmtool.tensors import Batch, Denoise, expand
 
 
@@ -45,8 +46,11 @@ class Teacher:
         x = x_t
         times = self.schedule.between(t, r, self.substeps + 1)
         times[0], times[-1] = t, r
+        history: deque[Point] = deque(maxlen=MEMORY)
         for start, end in pairwise(times):
-            x = self.solver.step(denoise, self.schedule, x, start, end)
+            x_r, x0_hat = self.solver.step(denoise, self.schedule, x, start, end, history=history)
+            history.append(Point(start, x, x0_hat))
+            x = x_r
         return x
 
     def velocity(self, x_t: Tensor, t: Tensor, batch: Batch) -> Tensor:

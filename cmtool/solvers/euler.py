@@ -1,12 +1,13 @@
 """Euler's method; for diffusion models the same as DDIM."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from cmtool.schedules.base import Schedule
-from cmtool.solvers.base import Solver, from_frame, to_frame
+from cmtool.solvers.base import Noise, Point, Solver, from_frame, level, to_frame
 from cmtool.tensors import Denoise
 
 
@@ -23,8 +24,18 @@ class Euler(Solver):
     order: ClassVar[int] = 1
     nfe: ClassVar[int] = 1
 
-    def step(self, denoise: Denoise, schedule: Schedule, x: Tensor, t: Tensor, r: Tensor) -> Tensor:
+    def step(
+        self,
+        denoise: Denoise,
+        schedule: Schedule,
+        x: Tensor,
+        t: Tensor,
+        r: Tensor,
+        *,
+        history: Sequence[Point] = (),
+        rng: Noise | None = None,
+    ) -> tuple[Tensor, Tensor]:
         y, lam = to_frame(schedule, x, t)
-        _, lam_r = to_frame(schedule, x, r)
-        slope = (y - denoise(x, t)) / lam
-        return from_frame(schedule, y + (lam_r - lam) * slope, r)
+        x0_hat = denoise(x, t)
+        slope = (y - x0_hat) / lam
+        return from_frame(schedule, y + (level(schedule, r, x) - lam) * slope, r), x0_hat

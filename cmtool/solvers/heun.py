@@ -1,12 +1,14 @@
 """Heun's second-order method, the solver of EDM and of consistency distillation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from cmtool.schedules.base import Schedule
-from cmtool.solvers.base import Solver, from_frame, to_frame
+from cmtool.solvers._stages import heun_step
+from cmtool.solvers.base import Noise, Point, Solver
 from cmtool.tensors import Denoise
 
 
@@ -22,12 +24,15 @@ class Heun(Solver):
     order: ClassVar[int] = 2
     nfe: ClassVar[int] = 2
 
-    def step(self, denoise: Denoise, schedule: Schedule, x: Tensor, t: Tensor, r: Tensor) -> Tensor:
-        y, lam = to_frame(schedule, x, t)
-        _, lam_r = to_frame(schedule, x, r)
-        # Euler step.
-        slope = (y - denoise(x, t)) / lam
-        y_r = y + (lam_r - lam) * slope
-        # Second-order correction.
-        slope_r = (y_r - denoise(from_frame(schedule, y_r, r), r)) / lam_r
-        return from_frame(schedule, y + (lam_r - lam) * (slope + slope_r) / 2, r)
+    def step(
+        self,
+        denoise: Denoise,
+        schedule: Schedule,
+        x: Tensor,
+        t: Tensor,
+        r: Tensor,
+        *,
+        history: Sequence[Point] = (),
+        rng: Noise | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        return heun_step(denoise, schedule, x, t, r)

@@ -227,5 +227,7 @@ def draw(
     if consistency:
         x = sample_consistency(denoise, model.schedule, x, times, rng=rng)
     else:
-        x = sample_ode(denoise, model.schedule, plan.solvers, x, times, finish=not plan.own)
+        x = sample_ode(
+            denoise, model.schedule, plan.solvers, x, times, finish=not plan.own, rng=rng
+        )
     return x.float().cpu(), None if labels is None else labels.cpu()

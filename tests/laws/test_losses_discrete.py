@@ -398,8 +398,8 @@ def two_euler_steps(schedule, intervals):
     def student(x, t):
         k = torch.searchsorted(-levels, -t * (1 - 1e-9), right=True) - 1
         middle, r = levels[k + 1], levels[k + 2]
-        y = Euler().step(ORACLE.denoise, KARRAS, x, t, middle)
-        y = Euler().step(ORACLE.denoise, KARRAS, y, middle, r)
+        y, _ = Euler().step(ORACLE.denoise, KARRAS, x, t, middle)
+        y, _ = Euler().step(ORACLE.denoise, KARRAS, y, middle, r)
         t, r = t.reshape(-1, 1, 1, 1), r.reshape(-1, 1, 1, 1)
         return x - t * (y - x) / (r - t)
 
