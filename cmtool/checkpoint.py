@@ -26,18 +26,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cmtool import recipe as recipes
-from cmtool.denoiser import (
-    EDM,
-    HEAD,
-    Consistency,
-    Denoiser,
-    Guidable,
-    Preconditioner,
-)
+from cmtool.denoiser import HEAD, Denoiser, Guidable
 from cmtool.errors import CheckpointError, did_you_mean
 from cmtool.meta import Meta as Meta
-from cmtool.preconditioner import DDPM, EDM, VE, VP, Consistency, Preconditioner
-from cmtool.recipe import DenoiserSettings, Recipe
+from cmtool.preconditioner import preconditioner
+from cmtool.recipe import Recipe
 
 HEADER = "cmtool"
 """Key of the configuration in a single file's metadata."""
@@ -117,26 +110,6 @@ class Checkpoint:
                 f"start a new run from its weights: --init {self.path}",
             ) from None
         return state
-
-
-def preconditioner(settings: DenoiserSettings) -> Preconditioner:
-    """The preconditioner that a recipe's denoiser section describes."""
-    sd = settings.sigma_data
-    forms: dict[str, Preconditioner] = {
-        "edm": EDM(sd, settings.noise_scale, settings.noise_input),
-        "vp": VP(sd),
-        "ve": VE(sd),
-        "ddpm": DDPM(
-            sd,
-            settings.prediction,
-            settings.betas,
-            settings.beta_start,
-            settings.beta_end,
-            settings.timesteps,
-        ),
-    }
-    form = forms[settings.scalings]
-    return Consistency(form, settings.boundary) if settings.precond == "consistency" else form
 
 
 def build(recipe: Recipe, meta: Meta) -> Denoiser:

@@ -47,7 +47,8 @@ class Exact(nn.Module):
         self.anchor = nn.Parameter(torch.zeros((), dtype=torch.float64))
 
     def forward(self, scaled: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        t = (c_noise / self.precond.noise_scale).exp()  # The noise level, as EDM writes it.
+        form = getattr(self.precond, "form", self.precond)
+        t = (c_noise / form.noise_scale).exp()  # The noise level, as EDM writes it.
         c = self.precond(t)
         x = scaled / expand(c.c_in, scaled)
         raw = (self.function(x, t) - expand(c.c_skip, x) * x) / expand(c.c_out, x)

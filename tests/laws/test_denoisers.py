@@ -30,7 +30,7 @@ def test_consistency_model_is_the_identity_at_its_boundary(boundary, dtype):
 
 def test_consistency_scalings_equal_the_papers():
     t = torch.tensor([0.002, 0.1, 1.0, 80.0], dtype=torch.float64)
-    c = Consistency(sigma_data=0.5, boundary=0.002)(t)
+    c = Consistency(EDM(sigma_data=0.5), boundary=0.002)(t)
     torch.testing.assert_close(c.c_skip, 0.25 / ((t - 0.002) ** 2 + 0.25))
     torch.testing.assert_close(c.c_out, 0.5 * (t - 0.002) / (t**2 + 0.25).sqrt())
     torch.testing.assert_close(c.c_in, 1 / (t**2 + 0.25).sqrt())

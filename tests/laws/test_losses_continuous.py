@@ -220,7 +220,7 @@ def test_norm_has_a_gradient_where_the_derivative_vanishes():
     torch.testing.assert_close(change.grad, torch.tensor([[0.0, 0.0], [0.6, 0.8]]))
 
 
-@pytest.mark.parametrize("net", [student(), student(Consistency(noise_input="angle"))])
+@pytest.mark.parametrize("net", [student(), student(Consistency(EDM(noise_input="angle")))])
 def test_derivative_and_its_gradient_equal_finite_differences(net):
     x, v = image()
     t = torch.tensor([0.01, 0.1, 0.5, 2.0, 10.0, 60.0]).double()

@@ -36,7 +36,7 @@ def _from_key_map(config, weights, precond):
     )
     network = spec.build(size, channels, classes)
     network.load_state_dict(openai.to_ours(weights, spec, size, channels, classes))
-    form = EDM(noise_scale=250.0) if precond == "edm" else Consistency(noise_scale=250.0)
+    form = EDM(noise_scale=250.0) if precond == "edm" else Consistency(EDM(noise_scale=250.0))
     shape, names = (channels, size, size), tuple(map(str, range(classes)))
     return Denoiser(network, form, Karras(), "diffusion", shape, names).eval()
 

@@ -40,7 +40,7 @@ def _model(seed: int, kind: str) -> Denoiser:
     weights = golden.parameters(CASE["student"]["parameters"], seed)
     network = spec.build(size, channels, 0)
     network.load_state_dict(openai.to_ours(weights, spec, size, channels, 0))
-    precond = EDM(noise_scale=250.0) if kind == "diffusion" else Consistency(noise_scale=250.0)
+    precond = EDM(noise_scale=250.0) if kind == "diffusion" else Consistency(EDM(noise_scale=250.0))
     return Denoiser(network, precond, Karras(), kind, (channels, size, size)).eval()
 
 
