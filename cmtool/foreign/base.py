@@ -53,3 +53,28 @@ def settle(
 def numbered(classes: int) -> tuple[str, ...]:
     """Names for classes of which only the number is known."""
     return tuple(str(i) for i in range(classes))
+
+
+SECOND_LEVEL = {
+    "cd_imagenet64": 1.3824,
+    "ct_imagenet64": 1.9128,
+    "cd_bedroom256_l2": 3.5197,
+    "cd_bedroom256_lpips": 4.3656,
+    "ct_bedroom256": 3.9912,
+    "ct_cat256": 5.2485,
+}
+"""Where OpenAI's models take their second step, by a part of their names; the first is at 80.
+
+Source: launch.sh of the released code, whose `--ts 0,22,39 --steps 40` is level 22 of 40, and so
+on. None is published for cd_cat256.
+"""
+
+
+def published_times(name: str) -> dict[int, tuple[float, ...]]:
+    """Published noise levels of a published consistency model, by its file's or folder's name.
+
+    Example:
+        >>> published_times("ct_cat256.pt")
+        {2: (80.0, 5.2485)}
+    """
+    return {2: (80.0, level) for part, level in SECOND_LEVEL.items() if part in name}

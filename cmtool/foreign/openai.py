@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cmtool.errors import CheckpointError, Say
 from cmtool.foreign._keymap import check_names, check_shapes, key_table, skeleton
-from cmtool.foreign.base import Published, numbered, settle
+from cmtool.foreign.base import Published, numbered, published_times, settle
 from cmtool.networks.adm import Adm
 from cmtool.schedules.karras import Karras
 from cmtool.settings import DenoiserSettings
@@ -117,6 +117,7 @@ def read(path: Path, state: Mapping[str, Tensor], facts: Mapping[str, Any], say:
         image_shape=(channels, size, size),
         classes=numbered(num_classes),
         origin={"file": path.name, "layout": "openai"},
+        times=published_times(path.name),
     )
 
 
