@@ -1,13 +1,14 @@
 """What every reader of published weights returns, and how it settles what a file does not tell."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from cmtool.denoiser import Kind
-from cmtool.errors import Say
+from cmtool.errors import CheckpointError, Say
 from cmtool.networks.base import Network
 from cmtool.schedules.base import Schedule
 from cmtool.settings import DenoiserSettings
@@ -38,6 +39,37 @@ class Published:
     classes: tuple[str, ...] = ()
     origin: dict[str, str] = field(default_factory=dict)
     times: dict[int, tuple[float, ...]] = field(default_factory=dict)
+
+
+def known_by_name(
+    path: Path,
+    presets: Mapping[str, Mapping[str, Any]],
+    facts: Mapping[str, Any],
+    names: Iterable[str],
+) -> tuple[str, dict[str, Any]]:
+    """What is known of a published file.
+
+    Args:
+        path: The file.
+        presets: Names of published files of its layout, to what is known of them.
+        facts: What the user knows, which counts before that; "preset" among them is such a name.
+        names: Names to try where the user gave none: of the file, or of the folders it is in.
+
+    Returns:
+        The published name, "" for none, and all that is known.
+
+    Raises:
+        CheckpointError: The user's preset is a file of another layout.
+    """
+    asked = facts.get("preset")
+    if asked is not None and asked not in presets:
+        raise CheckpointError(
+            f"'{path}' is no file of the layout of the preset '{asked}'",
+            f"--as {' or '.join(presets)}",
+        )
+    found = asked or next((name for name in names if name in presets), "")
+    given = {key: value for key, value in facts.items() if key != "preset"}
+    return found, {**presets.get(found, {}), **given}
 
 
 def settle(
@@ -77,4 +109,5 @@ def published_times(name: str) -> dict[int, tuple[float, ...]]:
         >>> published_times("ct_cat256.pt")
         {2: (80.0, 5.2485)}
     """
-    return {2: (80.0, level) for part, level in SECOND_LEVEL.items() if part in name}
+    level = next((level for part, level in SECOND_LEVEL.items() if part in name), None)
+    return {} if level is None else {2: (80.0, level)}

@@ -114,3 +114,15 @@ class Schedule(ABC):
         keep = high.alpha / low.alpha
         std = (high.sigma.square() - (keep * low.sigma).square()).clamp(min=0).sqrt()
         return expand(keep, x) * x + expand(std, x) * z
+
+
+def check_range(sigma_min: float, sigma_max: float) -> None:
+    """Checks a range of noise levels.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not 0 < sigma_min < sigma_max:
+        raise ValueError(
+            f"needs 0 < sigma_min < sigma_max, got sigma_min={sigma_min}, sigma_max={sigma_max}"
+        )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cmtool.schedules.base import Scales, Schedule
+from cmtool.schedules.base import Scales, Schedule, check_range
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,7 @@ class Karras(Schedule):
     rho: float = 7.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma_min < self.sigma_max:
-            raise ValueError(
-                f"needs 0 < sigma_min < sigma_max, got sigma_min={self.sigma_min}, "
-                f"sigma_max={self.sigma_max}"
-            )
+        check_range(self.sigma_min, self.sigma_max)
         if not self.rho > 0:
             raise ValueError(f"needs rho > 0, got rho={self.rho}")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cmtool.schedules.base import Scales, Schedule
+from cmtool.schedules.base import Scales, Schedule, check_range
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,7 @@ class TrigFlow(Schedule):
     def __post_init__(self) -> None:
         if not self.sigma_data > 0:
             raise ValueError(f"needs sigma_data > 0, got sigma_data={self.sigma_data}")
-        if not 0 < self.sigma_min < self.sigma_max:
-            raise ValueError(
-                f"needs 0 < sigma_min < sigma_max, got sigma_min={self.sigma_min}, "
-                f"sigma_max={self.sigma_max}"
-            )
+        check_range(self.sigma_min, self.sigma_max)
 
     @property
     def span(self) -> tuple[float, float]:

@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 from cmtool import registry
 from cmtool.denoiser import EDM
 from cmtool.schedules.karras import Karras
+from cmtool.schedules.log_sigma import LogSigma
 from cmtool.schedules.trigflow import TrigFlow
+from cmtool.schedules.vp_cosine import VPCosine
+from cmtool.schedules.vp_linear import VPLinear
 
 SCHEDULES = registry.names("schedules")
 
@@ -140,3 +143,66 @@ def test_trigflow_refuses_wrong_ranges(bad):
 def test_karras_refuses_a_wrong_range(bad):
     with pytest.raises(ValueError, match="0 < sigma_min < sigma_max"):
         Karras(*bad)
+
+
+def test_every_schedule_takes_a_range_of_noise_levels_and_keeps_it():
+    for name in SCHEDULES:
+        schedule = registry.load("schedules", name)(sigma_min=0.03, sigma_max=40.0)
+        assert schedule.noise_range == pytest.approx((0.03, 40.0), rel=1e-12)
+        levels = schedule.sigma(schedule.grid(9))
+        assert (levels.diff() < 0).all()
+
+
+def test_all_schedules_are_one_process_in_several_frames(schedule):
+    """The noisy image over its signal is x plus noise of the level that the time stands for."""
+    x, z, sigma = (
+        torch.randn(3, 4).double(),
+        torch.randn(3, 4).double(),
+        torch.tensor([0.01, 1, 60]),
+    )
+    t = schedule.from_sigma(sigma.double())
+    y, level = schedule.to_edm(schedule.perturb(x, z, t), t)
+    torch.testing.assert_close(level, sigma.double(), rtol=1e-10, atol=0)
+    torch.testing.assert_close(y, x + level[:, None] * z, rtol=1e-10, atol=1e-10)
+
+
+def test_log_sigma_divides_the_noise_by_the_same_at_every_step():
+    grid = LogSigma(0.01, 100.0).grid(5)
+    torch.testing.assert_close(grid, torch.tensor([100, 10, 1, 0.1, 0.01]).double())
+
+
+@pytest.mark.parametrize("schedule", [VPLinear(), VPCosine()])
+def test_variance_preserving_schedules_keep_unit_variance(schedule):
+    scales = schedule(schedule.grid(50))
+    torch.testing.assert_close(
+        scales.alpha.square() + scales.sigma.square(), torch.ones(50).double()
+    )
+    steps = schedule.grid(50).diff()
+    torch.testing.assert_close(steps, steps.mean().expand(49))
+
+
+def test_vp_linear_follows_ddpms_betas():
+    """The product of 1 - beta_i over DDPM's 1000 steps, beta from 1e-4 to 0.02, is alpha^2."""
+    i = torch.arange(1000, dtype=torch.float64)
+    kept = (1 - (1e-4 + i / 999 * (0.02 - 1e-4))).cumprod(0)
+    alpha = VPLinear()((i + 1) / 1000).alpha
+    torch.testing.assert_close(alpha.square().log(), kept.log(), rtol=0.02, atol=1e-4)
+    assert VPLinear(0.0105, 152).t_max == pytest.approx(1, abs=2e-4)
+
+
+def test_vp_cosine_is_the_papers_alpha_bar():
+    t, s = torch.linspace(0.01, 0.99, 50, dtype=torch.float64), 0.008
+    f = torch.cos((t + s) / (1 + s) * torch.pi / 2).square()
+    start = torch.cos(torch.tensor(s / (1 + s) * torch.pi / 2, dtype=torch.float64)).square()
+    torch.testing.assert_close(VPCosine()(t).alpha.square(), f / start)
+
+
+@pytest.mark.parametrize("bad", [{"beta_d": 0.0}, {"beta_min": -1.0}, {"beta_d": float("inf")}])
+def test_vp_linear_refuses_wrong_betas(bad):
+    with pytest.raises(ValueError, match="beta"):
+        VPLinear(**bad)
+
+
+def test_vp_cosine_refuses_a_wrong_offset():
+    with pytest.raises(ValueError, match="offset"):
+        VPCosine(offset=-0.1)
