@@ -231,3 +231,26 @@ def draw(
             denoise, model.schedule, plan.solvers, x, times, finish=not plan.own, rng=rng
         )
     return x.float().cpu(), None if labels is None else labels.cpu()
+
+
+def default_batch(model: Denoiser) -> int:
+    """Images for one call of the network: about 2^18 numbers on a CPU, 2^22 elsewhere."""
+    budget = 2**18 if model.device.type == "cpu" else 2**22
+    return max(1, min(1024, budget // math.prod(model.image_shape)))
+
+
+def chunks(n: int, size: int) -> list[range]:
+    """0 .. n - 1 in runs of at most `size`."""
+    return [range(i, min(i + size, n)) for i in range(0, n, size)]
+
+
+def check_request(n: int, seed: int) -> None:
+    """Checks which images are asked for.
+
+    Raises:
+        RecipeError: None are, or the seed is out of its range.
+    """
+    if n < 1:
+        raise RecipeError(f"--n must be at least 1, got {n}", "--n 64")
+    if not 0 <= seed < 2**63:
+        raise RecipeError(f"--seed must be 0 or more and below 2^63, got {seed}", "--seed 0")

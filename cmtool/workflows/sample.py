@@ -4,14 +4,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from cmtool import images
 from cmtool.denoiser import Denoiser
 from cmtool.errors import RecipeError, Say, did_you_mean, silent
-from cmtool.workflows._draw import Plan, draw, guided, parse_times, plan_for
+from cmtool.workflows._draw import (
+    Plan,
+    check_request,
+    chunks,
+    default_batch,
+    draw,
+    guided,
+    parse_times,
+    plan_for,
+)
 from cmtool.workflows._output import check_target, open_writer
 from cmtool.workflows.load import load, newest_run, open_model, pick_device
 
@@ -82,7 +90,7 @@ def sample(
         CmtoolError: The model cannot be loaded, or not be sampled so.
     """
     denoiser = load(model) if isinstance(model, str | Path) else model
-    _check_request(n, seed)
+    check_request(n, seed)
     plan = guided(plan_for(denoiser, steps, times), denoiser, guidance)
     chosen = pick_label(denoiser, label)
     parts = [
@@ -117,7 +125,7 @@ def sample_to_files(
     Raises:
         CmtoolError: As `sample`; also if `out` exists or cannot be written.
     """
-    _check_request(request.n, request.seed)
+    check_request(request.n, request.seed)
     if request.batch_size is not None and request.batch_size < 1:
         raise RecipeError(
             f"--batch-size must be at least 1, got {request.batch_size}", "leave it out"
@@ -165,24 +173,6 @@ def pick_label(model: Denoiser, label: int | str | None) -> int | None:
     raise RecipeError(
         f"the model has no class '{label}'{guess}", f"--label 0 .. {model.num_classes - 1}{names}"
     )
-
-
-def default_batch(model: Denoiser) -> int:
-    """Images for one call of the network: about 2^18 numbers on a CPU, 2^22 elsewhere."""
-    budget = 2**18 if model.device.type == "cpu" else 2**22
-    return max(1, min(1024, budget // int(np.prod(model.image_shape))))
-
-
-def chunks(n: int, size: int) -> list[range]:
-    """0 .. n - 1 in runs of at most `size`."""
-    return [range(i, min(i + size, n)) for i in range(0, n, size)]
-
-
-def _check_request(n: int, seed: int) -> None:
-    if n < 1:
-        raise RecipeError(f"--n must be at least 1, got {n}", "--n 64")
-    if not 0 <= seed < 2**63:
-        raise RecipeError(f"--seed must be 0 or more and below 2^63, got {seed}", "--seed 0")
 
 
 def _free_folder(path: Path, plan: Plan) -> Path:
