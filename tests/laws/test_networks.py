@@ -27,6 +27,13 @@ SMALL: dict[str, dict[str, Any]] = {
         "attention": (4,),
         "head_channels": 16,
     },
+    "edm2": {
+        "channels": 16,
+        "channel_mult": (1, 2),
+        "blocks": 1,
+        "attention": (4,),
+        "head_channels": 16,
+    },
 }
 CLASSES = 5
 KEYS = Path(__file__).parent / "network_keys.json"
