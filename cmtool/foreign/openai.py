@@ -7,14 +7,14 @@ differ from ours, layouts do not. Not here: reading the file itself.
 
 import re
 from collections.abc import Container, Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from cmtool.errors import CheckpointError, Say
 from cmtool.foreign._keymap import check_names, check_shapes, key_table, skeleton
-from cmtool.foreign.base import Published, numbered, published_times, settle
+from cmtool.foreign.base import Published, known_by_name, numbered, published_times, settle
 from cmtool.networks.adm import Adm
 from cmtool.schedules.karras import Karras
 from cmtool.settings import DenoiserSettings
@@ -33,6 +33,37 @@ _LEAVES = {
 }
 
 
+def _facts(precond: str, image_size: int, levels: int | None) -> dict[str, Any]:
+    trained = {} if levels is None else {"levels": levels}
+    sigmas = {"sigma_min": 0.002, "sigma_max": 80.0}
+    return {"image_size": image_size, "head_channels": 64, "precond": precond, **sigmas, **trained}
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "edm_imagenet64_ema": _facts("edm", 64, None),
+    "cd_imagenet64_l2": _facts("consistency", 64, 40),
+    "cd_imagenet64_lpips": _facts("consistency", 64, 40),
+    "ct_imagenet64": _facts("consistency", 64, 201),
+    **{
+        name.format(data): _facts(precond, 256, levels)
+        for data in ("bedroom256", "cat256")
+        for name, precond, levels in (
+            ("edm_{}_ema", "edm", None),
+            ("cd_{}_l2", "consistency", 40),
+            ("cd_{}_lpips", "consistency", 40),
+            ("ct_{}", "consistency", 151),
+        )
+    },
+}
+"""What is known of the published files beyond their tensors: image_size and head_channels; precond,
+'edm' or 'consistency'; sigma_min and sigma_max; levels, the number of noise levels that a
+consistency model was trained on.
+
+Source: Song et al. 2023, arXiv 2303.01469, appendix C, and the launch script of
+openai/consistency_models.
+"""
+
+
 def is_openai(state: Mapping[str, object]) -> bool:
     """Whether a state dict has the names of OpenAI's U-Net."""
     marks = (
@@ -45,48 +76,11 @@ def is_openai(state: Mapping[str, object]) -> bool:
     return tensors and all(mark in state for mark in marks)
 
 
-def facts_from_name(filename: str) -> dict[str, int | float | str]:
-    """What is known of the twelve published files beyond their tensors; {} for other names.
-
-    Source:
-        Song et al. 2023, arXiv 2303.01469, appendix C, and the launch script of
-        openai/consistency_models.
-
-    Returns:
-        image_size and head_channels; precond, 'edm' or 'consistency'; sigma_min and sigma_max;
-        levels, the number of noise levels that a consistency model was trained on.
-
-    Example:
-        >>> facts_from_name("weights/ct_cat256.pt")["levels"]
-        151
-    """
-    found = re.fullmatch(
-        r"(edm|cd|ct)_(imagenet64|bedroom256|cat256)(_ema|_l2|_lpips|)\.pt", PurePath(filename).name
-    )
-    if found is None:
-        return {}
-    method, data, suffix = found.groups()
-    if suffix not in {"edm": ("_ema",), "cd": ("_l2", "_lpips"), "ct": ("",)}[method]:
-        return {}
-    facts: dict[str, int | float | str] = {
-        "image_size": 64 if data == "imagenet64" else 256,
-        "head_channels": 64,
-        "precond": "edm" if method == "edm" else "consistency",
-        "sigma_min": 0.002,
-        "sigma_max": 80.0,
-    }
-    if method == "cd":
-        facts["levels"] = 40
-    if method == "ct":
-        facts["levels"] = 201 if data == "imagenet64" else 151
-    return facts
-
-
 def read(path: Path, state: Mapping[str, Tensor], facts: Mapping[str, Any], say: Say) -> Published:
     """Reads a state dict for which `is_openai` holds.
 
     Args:
-        path: Its file, whose name may be one of the published ones.
+        path: Its file, whose name may be one of `PRESETS`.
         state: The weights.
         facts: What the user knows of it, before the name.
         say: Is told every assumption.
@@ -95,10 +89,12 @@ def read(path: Path, state: Mapping[str, Tensor], facts: Mapping[str, Any], say:
         CheckpointError: The weights are not those of such a network, or facts are missing or wrong.
     """
     usual = {"head_channels": 64, "precond": "edm", "sigma_min": 0.002, "sigma_max": 80.0}
-    known = settle(path.name, facts_from_name(path.name) | dict(facts), usual, say)
+    name, told = known_by_name(path, PRESETS, facts, [path.stem])
+    known = settle(path.name, told, usual, say)
     if "image_size" not in known:
         raise CheckpointError(
-            f"'{path}' does not tell the size of its images", "--as image_size=64, for example"
+            f"'{path}' does not tell the size of its images",
+            f"--as image_size=64, for example, or --as PRESET: {', '.join(PRESETS)}",
         )
     size = int(known["image_size"])
     network, channels, num_classes = infer(state, size, int(known["head_channels"]))
@@ -117,7 +113,7 @@ def read(path: Path, state: Mapping[str, Tensor], facts: Mapping[str, Any], say:
         image_shape=(channels, size, size),
         classes=numbered(num_classes),
         origin={"file": path.name, "layout": "openai"},
-        times=published_times(path.name),
+        times=published_times(name) if known["precond"] == "consistency" else {},
     )
 
 
@@ -272,7 +268,11 @@ def _shape(state: Mapping[str, Tensor], name: str, axes: int) -> tuple[int, ...]
 
 
 def _refuse_guided_diffusion(state: Mapping[str, Tensor], image_channels: int) -> None:
-    """Those files have the same names, but another order of the attention's channels."""
+    """Those files have the same names, but may order the channels of attention by heads first.
+
+    Their attention is made of 1-d convolutions, whose weights have an axis less, whatever else they
+    were built with. Their two orders cannot be told apart, so neither is read.
+    """
     outputs = _shape(state, "out.2.weight", axes=4)[0]
     qkv = _tensor(state, "middle_block.1.qkv.weight")
     if outputs == 2 * image_channels or qkv.ndim == 3:
