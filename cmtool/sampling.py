@@ -1,5 +1,6 @@
 """Sampling: Algorithm 1 for consistency models, the probability-flow ODE for diffusion models."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -26,32 +27,50 @@ def sample_consistency(
     times: Tensor,
     *,
     rng: SeedRng,
+    gamma: float = 1.0,
     project: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Draws with a consistency model, one network evaluation for each time.
 
+    From one time to the next an estimate is brought back to noise. `gamma` says what the noise is
+    made of: that which the estimate itself finds in x_t, z_hat, and fresh noise z,
+
+        sqrt(1 - gamma^2) z_hat + gamma z.
+
+    A consistency trajectory model goes to sqrt(1 - gamma^2) t along the trajectory; a consistency
+    model knows only its end, so the line from the end through x_t stands for the trajectory here.
+    With gamma < 1 the images at the next time spread too widely: z_hat depends on the estimate,
+    and the noise of a noisy image does not depend on the image.
+
     Source:
-        Song et al. 2023, arXiv 2303.01469, Algorithm 1; with `project`, Algorithm 4.
+        Song et al. 2023, arXiv 2303.01469, Algorithm 1; with `project`, Algorithm 4. gamma as in
+        Kim et al. 2023, arXiv 2310.02279, Algorithm 3; z_hat for the jump as in Song et al. 2020,
+        arXiv 2010.02502 (DDIM), Eq. 12.
 
     Args:
         denoise: The consistency function.
         schedule: What the times mean.
         x: (B, *) noisy images at times[0].
         times: (n,) decreasing times; the output of the last is returned un-noised.
-        rng: Re-noises between evaluations; not used when n is 1.
+        rng: Re-noises between evaluations; not used when n is 1 or gamma 0.
+        gamma: 1 is Algorithm 1, 0 draws no noise after the first.
         project: Applied to every estimate, (B, *) -> (B, *).
 
     Returns:
         (B, *) images, in x's dtype.
     """
-    for i, t in enumerate(times):
+    steps = [t.expand(len(x)).to(x.device) for t in times]
+    x0_hat = x
+    for i, t in enumerate(steps):
         if i > 0:
-            z = rng.randn(x.shape[1:]).to(x)
-            x = schedule.renoise(x, z, t.expand(len(x)).to(x.device))
-        x = denoise(x, t.expand(len(x)).to(x.device)).to(x)
+            z = gamma * rng.randn(x.shape[1:]).to(x) if gamma > 0 else torch.zeros_like(x)
+            if gamma < 1:
+                z += math.sqrt(1 - gamma**2) * schedule.noise_in(x0_hat, x, steps[i - 1])
+            x = schedule.renoise(x0_hat, z, t)
+        x0_hat = denoise(x, t).to(x)
         if project is not None:
-            x = project(x)
-    return x
+            x0_hat = project(x0_hat)
+    return x0_hat
 
 
 @torch.no_grad()

@@ -110,10 +110,21 @@ class Schedule(ABC):
         Source:
             Song et al. 2023, arXiv 2303.01469, Algorithm 1, for a general schedule.
         """
+        keep, std = self._renoising(x, t)
+        return keep * x + std * z
+
+    @final
+    def noise_in(self, x: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The noise z of which `renoise` makes x_t out of x: (B, *), (B, *) and (B,), t > t_min ->
+        (B, *)."""
+        keep, std = self._renoising(x, t)
+        return (x_t - keep * x) / std
+
+    def _renoising(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         low, high = self(torch.full_like(t, self.t_min)), self(t)
         keep = high.alpha / low.alpha
         std = (high.sigma.square() - (keep * low.sigma).square()).clamp(min=0).sqrt()
-        return expand(keep, x) * x + expand(std, x) * z
+        return expand(keep, x), expand(std, x)
 
 
 def check_range(sigma_min: float, sigma_max: float) -> None:

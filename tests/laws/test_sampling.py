@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from cmtool import registry
 from cmtool.denoiser import EDM, Consistency, Denoiser
 from cmtool.networks.tiny import Tiny
 from cmtool.rng import SeedRng, StepRng, mix
@@ -170,3 +171,64 @@ def test_step_draws_are_rows_of_one_global_draw():
 
 def test_mixed_seeds_do_not_collide_for_neighbours():
     assert len({mix(seed, step) for seed in range(50) for step in range(50)}) == 2500
+
+
+def _renoised(gamma, schedule, times, x):
+    """Every x_t at which the exact consistency function of Gaussian data is asked."""
+    seen, oracle, rng = [], Gaussian(schedule), SeedRng(1, range(len(x)))
+
+    def asked(x_t, t):
+        seen.append(x_t)
+        return oracle.consistency(x_t, t)
+
+    out = sample_consistency(asked, schedule, x, times, rng=rng, gamma=gamma)
+    assert rng.draws == (0 if gamma == 0 else len(times) - 1)
+    return seen, out
+
+
+@pytest.mark.parametrize("name", registry.names("schedules"))
+def test_gamma_1_is_algorithm_1_bit_for_bit(name):
+    schedule = registry.load("schedules", name)()
+    times, rng = schedule.grid(5)[:3], SeedRng(1, range(50))
+    x = SeedRng(0, range(50)).randn((2,)).double() * 80
+    _, out = _renoised(1.0, schedule, times, x)
+    oracle = Gaussian(schedule)
+    for i, t in enumerate(times):
+        if i > 0:
+            x = schedule.renoise(x, rng.randn((2,)).double(), t.expand(50))
+        x = oracle.consistency(x, t.expand(50))
+    assert torch.equal(out, x)
+
+
+@pytest.mark.parametrize("name", registry.names("schedules"))
+def test_gamma_0_draws_no_noise_and_keeps_the_noise_it_finds(name):
+    schedule = registry.load("schedules", name)()
+    times = schedule.grid(5)[:3]
+    x = SeedRng(0, range(50)).randn((2,)).double()
+    seen, _ = _renoised(0.0, schedule, times, x)
+    oracle = Gaussian(schedule)
+    for i in (0, 1):
+        t, s = times[i].expand(50), times[i + 1].expand(50)
+        end = oracle.consistency(seen[i], t)
+        z_hat = schedule.noise_in(end, seen[i], t)
+        torch.testing.assert_close(schedule.renoise(end, z_hat, t), seen[i])
+        torch.testing.assert_close(schedule.renoise(end, z_hat, s), seen[i + 1])
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.3, 0.8, 1.0])
+def test_gamma_spreads_as_the_closed_form_says(gamma):
+    """On Gaussian data the estimate and its noise are both proportional to x_t - mean: they add up
+    as deviations, where independent noise adds up as variances."""
+    schedule, n, t, s = Karras(), 10_000, 5.0, 1.0
+    oracle = Gaussian(schedule)
+    low = schedule.t_min
+    v_low, v_t, v_s = (oracle.variance + level**2 for level in (low, t, s))
+    x = oracle.mean + v_t**0.5 * SeedRng(0, range(n)).randn((1,)).double()
+    seen, _ = _renoised(gamma, schedule, torch.tensor([t, s]).double(), x)
+    found = ((v_t**0.5 - v_low**0.5) / (v_t**0.5 + v_low**0.5)) ** 0.5  # deviation of z_hat
+    std = (s**2 - low**2) ** 0.5
+    along = v_low**0.5 + (1 - gamma**2) ** 0.5 * std * found
+    expected = (along**2 + (gamma * std) ** 2) ** 0.5
+    # 4 standard errors.
+    assert float(seen[1].std()) == pytest.approx(expected, rel=4 / (2 * n) ** 0.5)
+    assert expected == pytest.approx(v_s**0.5) if gamma == 1 else expected > v_s**0.5
