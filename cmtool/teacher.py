@@ -10,6 +10,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from cmtool.denoiser import Denoiser
+from cmtool.errors import RecipeError
 from cmtool.schedules.base import Schedule
 from cmtool.solvers.base import MEMORY, Point, Solver
 from cmtool.tensors import Batch, Denoise, expand
@@ -31,7 +32,10 @@ class Teacher:
         denoiser: A diffusion model, or None for the data.
         guidance: Weight of guidance in the model's answers; 1 is off. Weights that were drawn for a
             batch come before it.
-        substeps: Solver steps for one call of `step`.
+        substeps: Solver steps for one call of `step`; they share one history.
+
+    Raises:
+        RecipeError: The solver adds noise.
     """
 
     schedule: Schedule
@@ -39,6 +43,14 @@ class Teacher:
     denoiser: Denoiser | None = None
     guidance: float = 1.0
     substeps: int = 1
+
+    def __post_init__(self) -> None:
+        if self.solver.stochastic:
+            name = type(self.solver).__name__.lower()
+            raise RecipeError(
+                f"solver '{name}' adds noise; a teacher must follow its trajectory",
+                "--set solver.name=heun",
+            )
 
     def step(self, x_t: Tensor, t: Tensor, r: Tensor, batch: Batch) -> Tensor:
         """Moves (B, *) noisy images of `batch` from times t (B,) to r (B,)."""

@@ -41,8 +41,11 @@ class Plan:
     def __str__(self) -> str:
         levels = ", ".join(f"{t:.4g}" for t in self.times[:6].tolist())
         more = f", ... {self.times[-1]:.4g}" if len(self.times) > 6 else ""
-        kinds = Counter(type(solver).__name__.lower() for solver in self.solvers)
-        path = "".join(f"{count} {name} steps, " for name, count in kinds.items())
+        kinds = Counter((registry.name_of("solvers", type(s)), s.order) for s in self.solvers)
+        names, path = [name for name, _ in kinds], ""
+        for (name, order), count in kinds.items():
+            member = f" of order {order}" if names.count(name) > 1 else ""
+            path += f"{count} {name} steps{member}, "
         whose = "the model's own " if self.own else ""
         path += f"guidance {self.guidance:g}, " if self.guidance != 1 else ""
         return f"NFE {self.nfe} ({path}{whose}noise levels {levels}{more})"
@@ -130,15 +133,16 @@ def _ode_plan(
         levels = torch.tensor(model.grid, dtype=torch.float64)
         return Plan(levels, (euler,) * count, count, own=True)
     main: Solver = registry.load("solvers", name or "heun")()
-    if times is not None:
-        solvers = (main,) * (len(times) - 1)
-        return Plan(torch.tensor(times).double(), solvers, main.nfe * len(solvers) + 1)
+    # The last evaluation removes the noise that is left at the end.
     nfe = steps or DIFFUSION_NFE
-    # One evaluation removes the noise that is left at the end; a remainder goes to Euler steps.
-    full, rest = divmod(nfe - 1, main.nfe)
-    solvers = (main,) * full + (euler,) * rest
-    levels = model.schedule.sigma(model.schedule.grid(len(solvers) + 1))
-    return Plan(levels, solvers, nfe)
+    if times is not None:
+        levels = torch.tensor(times).double()
+        solvers = (main,) * (len(levels) - 1)
+        nfe = main.nfe * len(solvers) + 1
+    else:
+        solvers = main.path(nfe - 1, euler)
+        levels = model.schedule.sigma(model.schedule.grid(len(solvers) + 1))
+    return Plan(levels, tuple(solver.among(len(levels)) for solver in solvers), nfe)
 
 
 def parse_times(text: str, sigma_data: float) -> list[float]:
