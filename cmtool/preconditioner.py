@@ -162,7 +162,7 @@ class DDPM(Preconditioner):
         }[self.prediction]
         levels = self.levels
         halfway = ((levels[1:] + levels[:-1]) / 2).to(t)
-        return Scalings(c_skip, c_out, c_in, torch.bucketize(t, halfway).to(t))
+        return Scalings(c_skip, c_out, c_in, torch.bucketize(t.contiguous(), halfway).to(t))
 
 
 @cache
