@@ -1,18 +1,29 @@
-"""NVIDIA EDM networks: the names and layouts of their weights.
+"""NVIDIA's EDM and EDM2 files, and ECT's, which have the same form: pickles of a module.
 
 Their modules are named by resolution, the three projections of attention are interleaved (head, d,
 q k v) where ours are in blocks (q k v, head, d), and ADM's classes are a matrix on one-hot vectors.
-Not here: reading their pickles.
+Not here: the names of EDM2's network (`edm2.py`).
 """
 
+import math
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
+from cmtool.denoiser import Kind
+from cmtool.errors import CheckpointError, Say
+from cmtool.foreign import edm2
 from cmtool.foreign._keymap import check_names, check_shapes, key_table, skeleton
+from cmtool.foreign._persistence import Module, module, tensors
+from cmtool.foreign.base import Published, numbered
+from cmtool.foreign.torch_file import TorchFile
 from cmtool.networks.adm import Adm
 from cmtool.networks.ddpmpp import Ddpmpp
+from cmtool.networks.edm2 import Edm2
 from cmtool.networks.ncsnpp import Ncsnpp
+from cmtool.schedules.karras import Karras
+from cmtool.settings import DenoiserSettings
 
 Spec = Adm | Ddpmpp | Ncsnpp
 
@@ -29,6 +40,189 @@ _LEAVES = {
     "attention.proj": "proj",
 }
 _PARAMETERS = {"filter": "resample_filter", "frequencies": "freqs"}
+# Where a published module is, by what else the file holds.
+_ROOTS = ("ema", "net")
+_SONG: dict[tuple[str, str, int, tuple[int, ...]], type[Ddpmpp | Ncsnpp]] = {
+    ("positional", "standard", 1, (1, 1)): Ddpmpp,
+    ("fourier", "residual", 2, (1, 3, 3, 1)): Ncsnpp,
+}
+# ECT's networks are trained without a boundary and used with this one.
+_ECT_BOUNDARY = 0.003
+
+
+def is_nvidia(file: TorchFile) -> bool:
+    """Whether a file holds a module as NVIDIA's code pickles them."""
+    return _root(file) is not None
+
+
+def read(file: TorchFile, facts: Mapping[str, Any], say: Say) -> Published:
+    """Reads a file for which `is_nvidia` holds.
+
+    Args:
+        file: An `ema` of EDM, EDM2 or ECT, or the `net` of a training state.
+        facts: What the user knows better: precond, sigma_min, sigma_max.
+        say: Is told what is assumed, and what a network is known to be bad at.
+
+    Raises:
+        CheckpointError: It is not such a network, or holds other weights than it tells.
+    """
+    root = _root(file)
+    if root is None:
+        raise CheckpointError(f"'{file.path}' holds no module of NVIDIA's")
+    try:
+        return _read(file, root, facts, say)
+    except CheckpointError as error:
+        if str(file.path) in error.message:
+            raise
+        raise CheckpointError(f"'{file.path}': {error.message}", error.hint) from None
+    except ValueError as error:  # A description that no network has.
+        raise CheckpointError(f"'{file.path}': {error}") from None
+
+
+def _read(file: TorchFile, root: Module, facts: Mapping[str, Any], say: Say) -> Published:
+    _refuse_latents(file, root)
+    size = root.whole("img_resolution", 1, 4096)
+    channels = root.whole("img_channels", 1, 16)
+    num_classes = root.whole("label_dim", 0, 10**6)
+    settings, low, high = _preconditioning(root, facts, say)
+    found = file.state(tensors(root))
+    if found is None:
+        raise CheckpointError("it has a parameter that is no tensor")
+    kind: Kind = "consistency" if settings.precond == "consistency" else "diffusion"
+    network: Spec | Edm2
+    if root.kind == "Precond":
+        network = _edm2(root.child("unet"), size, channels, num_classes)
+        say("EDM2's Fourier features of the noise level are known to train badly as a student")
+        if not any(name.startswith("logvar_") for name in found):
+            say("no log-variance head: taken for ECT's, a consistency model without a boundary")
+            kind = "consistency"
+        state = edm2.to_ours(found, network, size, channels, num_classes)
+    else:
+        network = _network(root.child("model"))
+        state = to_ours(found, network, size, channels, num_classes)
+    return Published(
+        network=network,
+        state=state,
+        denoiser=settings,
+        schedule=Karras(low, high),
+        kind=kind,
+        image_shape=(channels, size, size),
+        classes=numbered(num_classes),
+        origin={"file": file.path.name, "layout": f"nvidia {root.kind}"},
+    )
+
+
+def _root(file: TorchFile) -> Module | None:
+    content = file.content
+    if isinstance(content, dict):
+        content = next((content[name] for name in _ROOTS if content.get(name) is not None), None)
+    return module(content)
+
+
+def _refuse_latents(file: TorchFile, root: Module) -> None:
+    """EDM2's models of 512x512 pixels denoise what an autoencoder of another tool gives."""
+    holder = file.content if isinstance(file.content, dict) else {}
+    encoder = module(holder.get("encoder"))
+    if encoder is not None and encoder.kind != "StandardRGBEncoder":
+        raise CheckpointError(
+            f"a model of latents, made by '{encoder.kind}': only models of pixels are supported",
+            "use a model of pixels, such as edm2-img64-*.pkl",
+        )
+
+
+def _preconditioning(
+    root: Module, facts: Mapping[str, Any], say: Say
+) -> tuple[DenoiserSettings, float, float]:
+    """Settings, and the range of noise levels: what EDM's sampler would take."""
+    other = set(facts) - {"precond", "sigma_min", "sigma_max"}
+    if other:
+        raise CheckpointError(
+            f"it knows its own configuration; --as {', '.join(sorted(other))} would contradict it",
+            f"drop --as {sorted(other)[0]}",
+        )
+    low = max(0.002, root.number("sigma_min", 0, 1e9, 0.0))
+    high = min(80.0, root.number("sigma_max", 0, math.inf, math.inf))
+    form: dict[str, Any] = {}
+    if root.kind in ("EDMPrecond", "Precond", "ECMPrecond"):
+        form = {"sigma_data": root.number("sigma_data", 1e-6, 1e6, 0.5)}
+    elif root.kind == "VPPrecond":
+        _require(root, beta_d=19.9, beta_min=0.1, M=1000)
+        form = {"scalings": "vp"}
+    elif root.kind == "VEPrecond":
+        form = {"scalings": "ve"}
+    elif root.kind == "iDDPMPrecond":
+        _require(root, C_1=0.001, C_2=0.008)
+        steps = root.whole("M", 2, 10**5, 1000)
+        form = {"scalings": "ddpm", "betas": "cosine", "timesteps": steps}
+    else:
+        raise CheckpointError(
+            f"an unknown preconditioner '{root.kind}'",
+            "known are EDMPrecond, VPPrecond, VEPrecond, iDDPMPrecond, ECMPrecond and Precond",
+        )
+    precond = "edm"
+    if root.kind == "ECMPrecond":
+        precond = "consistency"
+        if low <= 0.002 and "sigma_min" not in facts:
+            low = _ECT_BOUNDARY
+            say(f"assuming ECT's boundary at sigma_min={low} (--as sigma_min=... to change)")
+    low, high = facts.get("sigma_min", low), facts.get("sigma_max", high)
+    precond = facts.get("precond", precond)
+    return DenoiserSettings(precond=precond, boundary=low, **form), low, high
+
+
+def _require(root: Module, **usual: float) -> None:
+    for name, value in usual.items():
+        found = root.number(name, 0, 1e9, value)
+        if found != value:
+            raise CheckpointError(f"'{root.kind}' with {name}={found}, known is {value}")
+
+
+def _network(root: Module) -> Spec:
+    """The network that a module of EDM's is."""
+    if root.kind not in ("SongUNet", "DhariwalUNet"):
+        raise CheckpointError(
+            f"an unknown network '{root.kind}'", "known are SongUNet and DhariwalUNet"
+        )
+    song = root.kind == "SongUNet"
+    fields: dict[str, Any] = {
+        "channels": root.whole("model_channels", 1, 8192, 128 if song else 192),
+        "channel_mult": root.wholes("channel_mult", 1, 64, (1, 2, 2, 2) if song else (1, 2, 3, 4)),
+        "blocks": root.whole("num_blocks", 1, 32, 4 if song else 3),
+        "attention": root.wholes("attn_resolutions", 1, 4096, (16,) if song else (32, 16, 8)),
+    }
+    if root.whole("channel_mult_emb", 1, 64, 4) != 4:
+        raise CheckpointError(f"'{root.kind}' with an embedding of another width")
+    if not song:
+        return Adm(**fields, flavor="edm")
+    form = (
+        root.arguments.get("embedding_type", "positional"),
+        root.arguments.get("encoder_type", "standard"),
+        root.whole("channel_mult_noise", 1, 64, 1),
+        root.wholes("resample_filter", 1, 64, (1, 1)),
+    )
+    decoder = root.arguments.get("decoder_type", "standard")
+    if not all(isinstance(word, str) for word in (*form[:2], decoder)):
+        raise CheckpointError("'SongUNet' with an unknown form")
+    if form not in _SONG or decoder != "standard":
+        raise CheckpointError(
+            f"a SongUNet that is neither DDPM++ nor NCSN++: {form[0][:50]} embedding, "
+            f"{form[1][:50]} encoder, {decoder[:50]} decoder, filter {form[3]}"
+        )
+    return _SONG[form](**fields, augment_dim=root.whole("augment_dim", 0, 1000, 0))
+
+
+def _edm2(root: Module, size: int, channels: int, num_classes: int) -> Edm2:
+    """The network that a module of EDM2's is."""
+    root.whole("model_channels", 1, 8192, 192)
+    root.whole("num_blocks", 1, 32, 3)
+    root.whole("channels_per_head", 1, 8192, 64)
+    root.wholes("channel_mult", 1, 64, (1, 2, 3, 4))
+    root.wholes("attn_resolutions", 1, 4096, (16, 8))
+    geometry = {"img_resolution": size, "img_channels": channels, "label_dim": num_classes}
+    network, *told = edm2.infer({**geometry, **root.plain_arguments()})
+    if told != list(geometry.values()):
+        raise CheckpointError(f"'{root.kind}' is made for {told}, its preconditioner otherwise")
+    return network
 
 
 def key_map(spec: Spec, image_size: int, channels: int, num_classes: int) -> dict[str, str]:
