@@ -56,6 +56,7 @@ class SCM(Loss):
 
     learns_weight: ClassVar[bool] = True
     uses_jvp: ClassVar[bool] = True
+    uses_raw: ClassVar[bool] = True
     precond: ClassVar[PrecondName] = "edm"
 
     p_mean: float = -1.0

@@ -81,13 +81,15 @@ class Loss(ABC):
     """A training objective; a subclass is a frozen dataclass whose fields are its recipe keys.
 
     `needs_teacher_model`: it distils. `learns_weight`: the student gets a `log_weight`. `uses_jvp`:
-    it takes the network's derivative along a trajectory. `kind`: what the student becomes.
-    `precond`: the form of a distilled student; "edm" allows no other form anywhere.
+    it takes the network's derivative along a trajectory. `uses_raw`: it reads the network's own
+    output and takes its scalings for EDM's. `kind`: what the student becomes. `precond`: the form
+    of a distilled student; "edm" allows no other form anywhere.
     """
 
     needs_teacher_model: ClassVar[bool]
     learns_weight: ClassVar[bool] = False
     uses_jvp: ClassVar[bool] = False
+    uses_raw: ClassVar[bool] = False
     kind: ClassVar[Kind] = "consistency"
     precond: ClassVar[PrecondName] = "consistency"
 

@@ -309,8 +309,8 @@ def silu(x: Tensor) -> Tensor:
 def unit(x: Tensor, axis: int) -> Tensor:
     """x over the root mean square along an axis."""
     y = x.to(wide(x.dtype))
-    size = 1e-4 + torch.linalg.vector_norm(y, dim=axis, keepdim=True) / math.sqrt(x.shape[axis])
-    return (y / size).to(x.dtype)
+    norm: Tensor = torch.linalg.vector_norm(y, dim=axis, keepdim=True)
+    return (y / (1e-4 + norm / math.sqrt(x.shape[axis]))).to(x.dtype)
 
 
 def blend(a: Tensor, b: Tensor, share: float) -> Tensor:

@@ -1,4 +1,5 @@
-"""Before a loss takes the network's derivative along a trajectory: can that go well?"""
+"""Before training: do the loss, the scalings and the network go together, and is the network's
+derivative along a trajectory, if the loss takes it, of a size that can go well?"""
 
 import copy
 import math
@@ -9,12 +10,57 @@ from torch import nn
 
 from cmtool.denoiser import Denoiser
 from cmtool.errors import RecipeError, Say
-from cmtool.recipe import Recipe
+from cmtool.losses.base import Loss
+from cmtool.losses.ect import ECT
+from cmtool.networks.edm2 import Edm2
+from cmtool.recipe import DenoiserSettings, Recipe
 
 WARN = 5.0
 """Above this, training by the derivative is known to become unstable."""
 LEVELS = (0.02, 0.2, 2.0, 20.0)
 IMAGES = 4
+
+
+def check_scalings(settings: DenoiserSettings, loss: Loss) -> None:
+    """What a student's scalings rule out.
+
+    Raises:
+        RecipeError: The loss.
+    """
+    name, form = type(loss).__name__.lower(), settings.scalings
+    image = form == "ddpm" and settings.prediction == "sample"
+    if loss.kind == "consistency" and image:
+        raise RecipeError(
+            "a network that predicts the image itself (denoiser.prediction = 'sample') is the "
+            "identity at no noise level, as a consistency model must be",
+            "a teacher that predicts epsilon or v, or --method pd",
+        )
+    if loss.uses_raw and form != "edm":
+        raise RecipeError(
+            f"loss '{name}' is written for denoiser.scalings 'edm', not '{form}'",
+            "--method cd",
+        )
+    if loss.uses_jvp and form == "ddpm":
+        raise RecipeError(
+            f"loss '{name}' takes the derivative by the noise level, and a network with "
+            f"denoiser.scalings '{form}' knows numbered levels alone",
+            "--method cd",
+        )
+
+
+def say_known_trouble(recipe: Recipe, say: Say) -> None:
+    """Networks that are known to make bad consistency models."""
+    safe = recipe.loss.kind != "consistency" or isinstance(recipe.loss, ECT)
+    if isinstance(recipe.network, Edm2) and not safe:
+        say(
+            "warning: EDM2's network is known to fail as a consistency model (black images): the "
+            "noise level enters by fast random frequencies, and nothing bounds what it scales by"
+        )
+        say(
+            "  --method ect is known to work from it; for another, train a teacher with --set "
+            "network.name=ddpmpp, or --set network.fourier_scale=0.02 --set "
+            "network.normalize_affine=true"
+        )
 
 
 def check_tangent(recipe: Recipe, student: Denoiser, *, fresh: bool, say: Say) -> None:

@@ -9,6 +9,7 @@ from cmtool.errors import CheckpointError, RecipeError, Say
 from cmtool.networks.base import Network
 from cmtool.recipe import Recipe
 from cmtool.schedules.karras import Karras
+from cmtool.workflows._preflight import check_scalings
 from cmtool.workflows.fit import Job, Listeners, Prepared, fit, load_data, load_recipe, prepare
 from cmtool.workflows.load import Model, open_model
 
@@ -42,6 +43,7 @@ def plan(job: Job, teacher: Path, facts: dict[str, object], listeners: Listeners
         model = open_model(teacher, facts=facts, image_size=data.image_shape[1], say=say)
     _refuse_overrides(job)
     asked = recipe.data.conditional and "data.conditional" in job.overridden
+    check_scalings(model.recipe.denoiser, recipe.loss)
     _check_teacher(model, recipe, data, labelled=asked or bool(model.denoiser.classes))
     recipe = _follow(model, recipe, say)
     same = _same_weights(recipe.network, model.recipe.network)
@@ -110,16 +112,11 @@ def _follow(model: Model, recipe: Recipe, say: Say) -> Recipe:
     """The student takes from its teacher what the recipe leaves open."""
     theirs = model.recipe
     schedule = theirs.schedule if recipe.schedule == Karras() else recipe.schedule
-    denoiser = replace(
-        recipe.denoiser,
-        sigma_data=theirs.denoiser.sigma_data,
-        noise_scale=theirs.denoiser.noise_scale,
-        noise_input=theirs.denoiser.noise_input,
-        boundary=schedule.noise_range[0],
-    )
     network = recipe.network or theirs.network
     if isinstance(recipe.teacher.guidance, tuple) and hasattr(network, "guidance_input"):
         network = replace(cast(Any, network), guidance_input=True)
+    low, _ = schedule.noise_range
+    denoiser = replace(theirs.denoiser, precond=recipe.loss.precond, boundary=low)
     classes = model.denoiser.num_classes
     say(f"teacher {model.source}: {type(theirs.network).__name__}, {classes or 'no'} classes")
     return replace(
@@ -127,5 +124,5 @@ def _follow(model: Model, recipe: Recipe, say: Say) -> Recipe:
         data=replace(recipe.data, conditional=classes > 0),
         network=network,
         schedule=schedule,
-        denoiser=replace(denoiser, precond=recipe.loss.precond),
+        denoiser=denoiser,
     )

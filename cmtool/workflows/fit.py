@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from cmtool.workflows._draw import draw, plan_for
 from cmtool.workflows._job import Job as Job
 from cmtool.workflows._job import load_recipe as load_recipe
 from cmtool.workflows._machine import resolve
-from cmtool.workflows._preflight import check_tangent
+from cmtool.workflows._preflight import check_scalings, check_tangent, say_known_trouble
 from cmtool.workflows.load import Model, pick_device
 
 GRID_SEED, GRID_COLUMNS, GRID_ROWS = 0, 8, 4
@@ -128,6 +128,8 @@ def prepare(
     suited = _suit(recipe.data, data, job, say)
     recipe = replace(recipe, data=suited, train=resolve(recipe.train, device, say))
     _check_sections(recipe, teacher)
+    check_scalings(recipe.denoiser, recipe.loss)
+    say_known_trouble(recipe, say)
     classes = data.classes if recipe.data.conditional else ()
     meta = Meta(kind=recipe.loss.kind, image_shape=data.image_shape, classes=classes)
     torch.manual_seed(mix(recipe.train.seed))
@@ -204,7 +206,7 @@ def _check_scalings(init: Model, recipe: Recipe) -> None:
         RecipeError: The recipe has others.
     """
     theirs, ours = init.recipe.denoiser, recipe.denoiser
-    keys = ("sigma_data", "noise_scale", "noise_input")
+    keys = [f.name for f in fields(theirs) if f.name not in ("precond", "boundary")]
     differ = [key for key in keys if getattr(theirs, key) != getattr(ours, key)]
     if differ:
         were = ", ".join(f"{key} = {getattr(theirs, key)}" for key in differ)
