@@ -46,6 +46,54 @@ WeightsOpt = Annotated[
 DeviceOpt = Annotated[
     str | None, typer.Option(help="cpu, cuda, mps.", rich_help_panel="Performance")
 ]
+StepsOpt = Annotated[
+    int | None,
+    typer.Option(help="Network evaluations an image; else 1, or 35 for a diffusion model."),
+]
+TimesOpt = Annotated[
+    str | None, typer.Option(metavar="80,0.8", help="Noise levels instead; trig:1.1 is converted.")
+]
+CountOpt = Annotated[
+    int | None, typer.Option("--n", help="Images 0 .. N-1 of the seed; 64 if left out.")
+]
+SeedOpt = Annotated[int, typer.Option(help="Image i depends on model, seed and i alone.")]
+GuidanceOpt = Annotated[float, typer.Option(help="Towards the class; 1 is off.")]
+SolverOpt = Annotated[str | None, typer.Option(help="A diffusion model's: --list solvers.")]
+ImagesOutOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", help="Where to.", metavar="FOLDER|GRID.png|FILE.npz", rich_help_panel="Output"
+    ),
+]
+OverwriteOpt = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what is there.", rich_help_panel="Output")
+]
+BatchSizeOpt = Annotated[
+    int | None,
+    typer.Option(help="Images at a time; changes no image.", rich_help_panel="Performance"),
+]
+LabelOpt = Annotated[
+    str | None,
+    typer.Option(
+        metavar="3|cat|cat,dog", help="Classes by number or name; drawn from the seed if left out."
+    ),
+]
+PerLabelOpt = Annotated[
+    int | None, typer.Option(metavar="N", help="N images of each class in place of --n.")
+]
+ScheduleOpt = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Spacing of the noise levels, --list schedules; else the model's."
+    ),
+]
+GammaOpt = Annotated[
+    float,
+    typer.Option(help="Fresh noise between a consistency model's steps: 1 all new, 0 none."),
+]
+TruncationOpt = Annotated[
+    float, typer.Option(help="Factor of the first noise: less is typical, less varied; 1 is off.")
+]
 
 
 def _recipe(key: str, text: str, panel: str, *names: str) -> Any:

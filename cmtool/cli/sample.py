@@ -1,12 +1,9 @@
 """`cmtool sample`."""
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
+from cmtool.cli import _options as opt
 from cmtool.cli._console import counting_bar, result, say
-from cmtool.cli._options import DeviceOpt, FactsOpt, ModelArg, WeightsOpt
 
 
 def register(app: typer.Typer) -> None:
@@ -15,40 +12,24 @@ def register(app: typer.Typer) -> None:
 
 
 def sample(
-    model: ModelArg = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            help="Network evaluations an image: 1 for a consistency, 35 for a diffusion model."
-        ),
-    ] = None,
-    times: Annotated[
-        str | None,
-        typer.Option(metavar="80,0.8", help="Noise levels instead; trig:1.1 is converted."),
-    ] = None,
-    n: Annotated[int, typer.Option("--n", help="Images 0 .. N-1 of the seed.")] = 64,
-    seed: Annotated[int, typer.Option(help="Image i depends on model, seed and i alone.")] = 0,
-    label: Annotated[
-        str | None, typer.Option(help="A class by number or name; drawn from the seed if left out.")
-    ] = None,
-    guidance: Annotated[float, typer.Option(help="Towards the class; 1 is off.")] = 1.0,
-    solver: Annotated[str | None, typer.Option(help="A diffusion model's: --list solvers.")] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where to.", metavar="FOLDER|GRID.png|FILE.npz", rich_help_panel="Output"
-        ),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what is there.", rich_help_panel="Output")
-    ] = False,
-    weights: WeightsOpt = "ema",
-    facts: FactsOpt = [],  # noqa: B006 - Typer copies it
-    device: DeviceOpt = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(help="Images at a time; changes no image.", rich_help_panel="Performance"),
-    ] = None,
+    model: opt.ModelArg = None,
+    steps: opt.StepsOpt = None,
+    times: opt.TimesOpt = None,
+    n: opt.CountOpt = None,
+    seed: opt.SeedOpt = 0,
+    label: opt.LabelOpt = None,
+    per_label: opt.PerLabelOpt = None,
+    guidance: opt.GuidanceOpt = 1.0,
+    solver: opt.SolverOpt = None,
+    schedule: opt.ScheduleOpt = None,
+    gamma: opt.GammaOpt = 1.0,
+    truncation: opt.TruncationOpt = 1.0,
+    out: opt.ImagesOutOpt = None,
+    overwrite: opt.OverwriteOpt = False,
+    weights: opt.WeightsOpt = "ema",
+    facts: opt.FactsOpt = [],  # noqa: B006 - Typer copies it
+    device: opt.DeviceOpt = None,
+    batch_size: opt.BatchSizeOpt = None,
 ) -> None:
     """Draw images: in one step, in several, or along a diffusion model's ODE.
 
@@ -65,7 +46,10 @@ def sample(
     from cmtool.workflows.load import parse_facts
     from cmtool.workflows.sample import Request, sample_to_files
 
-    request = Request(n, steps, times, solver, seed, label, guidance, out, overwrite, batch_size)
+    request = Request(
+        *(n, steps, times, solver, schedule, gamma, seed, label, per_label, guidance, truncation),
+        *(out, overwrite, batch_size),
+    )
     with counting_bar("images") as progress:
         report = sample_to_files(
             model,

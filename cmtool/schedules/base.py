@@ -74,7 +74,7 @@ class Schedule(ABC):
     @property
     def noise_range(self) -> tuple[float, float]:
         """Smallest and largest noise level, as a user counts them."""
-        low, high = self.sigma(torch.tensor(self.span, dtype=torch.float64))
+        low, high = self.sigma(torch.tensor(self.span, dtype=torch.float64, device="cpu"))
         return float(low), float(high)
 
     @final

@@ -45,7 +45,7 @@ class VPLinear(Schedule):
 
     @property
     def span(self) -> tuple[float, float]:
-        levels = torch.tensor([self.sigma_min, self.sigma_max], dtype=torch.float64)
+        levels = torch.tensor([self.sigma_min, self.sigma_max], dtype=torch.float64, device="cpu")
         low, high = self.from_sigma(levels).tolist()
         return low, high
 

@@ -1,6 +1,7 @@
 """From a wish (`--steps`, `--times`, `--solver`) to noise levels and solvers, and with them to
 images."""
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -11,10 +12,13 @@ from torch import Tensor
 
 from cmtool import registry
 from cmtool.denoiser import Denoiser
-from cmtool.errors import RecipeError
+from cmtool.errors import RecipeError, did_you_mean
 from cmtool.rng import SeedRng
 from cmtool.sampling import sample_consistency, sample_ode, start_noise
+from cmtool.schedules.base import Schedule
 from cmtool.solvers.base import Solver
+from cmtool.workflows._times import check_times
+from cmtool.workflows._times import parse_times as parse_times
 
 DIFFUSION_NFE = 35
 """Evaluations for a diffusion model unless told otherwise: Heun on 18 levels, EDM for CIFAR-10."""
@@ -29,14 +33,26 @@ class Plan:
         solvers: One for each interval of a diffusion model's path; empty for a consistency model.
         nfe: Network evaluations for each image; both of classifier-free guidance count.
         own: Whether these are the model's own levels, at whose end there is nothing to remove.
+        stored: Whether they are those that are stored with a consistency model.
+        schedule: The frame of the path; None is the model's.
         guidance: Weight of guidance; 1 is off.
+        gamma: See `cmtool.sampling.sample_consistency`.
+        truncation: Factor of the first noise.
+        labels: The classes to draw from; empty is all of the model's.
+        per_label: So many images of each in turn; None draws one of them for each image.
     """
 
     times: Tensor
     solvers: tuple[Solver, ...]
     nfe: int
     own: bool = False
+    stored: bool = False
+    schedule: Schedule | None = None
     guidance: float = 1.0
+    gamma: float = 1.0
+    truncation: float = 1.0
+    labels: tuple[int, ...] = ()
+    per_label: int | None = None
 
     def __str__(self) -> str:
         levels = ", ".join(f"{t:.4g}" for t in self.times[:6].tolist())
@@ -46,8 +62,12 @@ class Plan:
         for (name, order), count in kinds.items():
             member = f" of order {order}" if names.count(name) > 1 else ""
             path += f"{count} {name} steps{member}, "
-        whose = "the model's own " if self.own else ""
-        path += f"guidance {self.guidance:g}, " if self.guidance != 1 else ""
+        whose = "the model's own " if self.own else "the model's stored " if self.stored else ""
+        for name in ("guidance", "gamma", "truncation"):
+            value = getattr(self, name)
+            path += f"{name} {value:g}, " if value != 1 else ""
+        if self.schedule is not None:
+            path += f"schedule {registry.name_of('schedules', type(self.schedule))}, "
         return f"NFE {self.nfe} ({path}{whose}noise levels {levels}{more})"
 
 
@@ -56,8 +76,19 @@ def plan_for(
     steps: int | None = None,
     times: Sequence[float] | None = None,
     solver: str | None = None,
+    schedule: str | None = None,
+    gamma: float = 1.0,
 ) -> Plan:
     """Chooses noise levels and solvers so that `steps` is the number of network evaluations.
+
+    Args:
+        model: What to draw from.
+        steps: Network evaluations for each image.
+        times: Noise levels instead.
+        solver: A solver by name, for diffusion models.
+        schedule: The spacing of the noise levels and the frame of the path, by name; None is the
+            model's.
+        gamma: See `cmtool.sampling.sample_consistency`.
 
     Raises:
         RecipeError: The wishes contradict each other or the model.
@@ -67,18 +98,116 @@ def plan_for(
     if steps is not None and steps < 1:
         raise RecipeError(f"--steps must be at least 1, got {steps}", "--steps 1")
     if times is not None:
-        _check_times(model, times)
-    if model.kind == "consistency":
-        if solver is not None:
+        check_times(model, times)
+    if not 0 <= gamma <= 1:
+        raise RecipeError(f"--gamma must lie between 0 and 1, got {gamma:g}", "--gamma 0.5")
+    frame = None if schedule is None else _frame(model, schedule)
+    if model.kind == "diffusion":
+        if gamma != 1:
             raise RecipeError(
-                f"--solver {solver} needs a diffusion model; this is a consistency model",
-                "drop --solver, or pass --times",
+                f"--gamma {gamma:g} needs a consistency model; this is a diffusion model",
+                "drop --gamma",
             )
-        levels = (
-            consistency_times(model, steps or 1) if times is None else torch.tensor(times).double()
+        return replace(_ode_plan(model, frame, steps, times, solver), schedule=frame)
+    if solver is not None:
+        raise RecipeError(
+            f"--solver {solver} needs a diffusion model; this is a consistency model",
+            "drop --solver, or pass --times",
         )
-        return Plan(levels, (), len(levels))
-    return _ode_plan(model, steps, times, solver)
+    stored = frame is None and times is None and (steps or 1) in model.times
+    if stored:
+        times = model.times[steps or 1]
+    levels = (
+        consistency_times(model, steps or 1, frame)
+        if times is None
+        else torch.tensor(times).double()
+    )
+    return Plan(levels, (), len(levels), stored=stored, schedule=frame, gamma=gamma)
+
+
+def _frame(model: Denoiser, name: str) -> Schedule:
+    """A schedule by name, with the model's range of noise levels.
+
+    Raises:
+        RecipeError: There is none of that name.
+    """
+    cls = registry.load("schedules", name)
+    own = model.schedule
+    if type(own) is cls:
+        return own
+    low, high = own.noise_range
+    known = {"sigma_min": low, "sigma_max": high, "sigma_data": model.precond.sigma_data}
+    names = {field.name for field in dataclasses.fields(cls)}
+    frame: Schedule = cls(**{key: value for key, value in known.items() if key in names})
+    return frame
+
+
+def truncated(plan: Plan, truncation: float) -> Plan:
+    """The plan with its first noise scaled down.
+
+    Raises:
+        RecipeError: It is no such factor.
+    """
+    if not 0 < truncation <= 1:
+        raise RecipeError(
+            f"--truncation must be above 0 and at most 1, got {truncation:g}", "--truncation 0.8"
+        )
+    return replace(plan, truncation=truncation)
+
+
+def labelled(
+    plan: Plan, model: Denoiser, label: int | str | None, per_label: int | None = None
+) -> Plan:
+    """The plan with the classes to draw: one or several by number or name, with commas between.
+
+    Raises:
+        RecipeError: The model has no such classes.
+    """
+    if per_label is not None and not model.classes:
+        raise RecipeError(f"--per-label {per_label}: the model knows no classes", "--n instead")
+    if per_label is not None and per_label < 1:
+        raise RecipeError(f"--per-label must be at least 1, got {per_label}", "--per-label 8")
+    if label is None:
+        return replace(plan, per_label=per_label)
+    if not model.classes:
+        raise RecipeError(f"--label '{label}': the model knows no classes", "drop --label")
+    whole = str(label) in model.classes
+    words = [str(label)] if whole else [word.strip() for word in str(label).split(",")]
+    labels = tuple(_class(model, word) for word in words)
+    if len(set(labels)) < len(labels):
+        once = ",".join(model.classes[i] for i in dict.fromkeys(labels))
+        raise RecipeError(f"--label '{label}' names a class twice", f"--label {once}")
+    return replace(plan, labels=labels, per_label=per_label)
+
+
+def image_count(plan: Plan, model: Denoiser, n: int | None) -> int:
+    """How many images are asked for: `n`, else so many of each class, else 64.
+
+    Raises:
+        RecipeError: Both are given.
+    """
+    if plan.per_label is None:
+        return 64 if n is None else n
+    if n is not None:
+        raise RecipeError(
+            f"--n {n} and --per-label {plan.per_label} exclude each other", "drop --n"
+        )
+    return plan.per_label * (len(plan.labels) or model.num_classes)
+
+
+def _class(model: Denoiser, word: str) -> int:
+    if word in model.classes:
+        return model.classes.index(word)
+    numbers = [str(i) for i in range(model.num_classes)]
+    if word in numbers:
+        return int(word)
+    guess, names = "", ""
+    if list(model.classes) != numbers:
+        guess = did_you_mean(word, model.classes)
+        names = f" or a name: {', '.join(model.classes[:20])}"
+    raise RecipeError(
+        f"the model has no class '{word}'{guess}", f"--label 0 .. {model.num_classes - 1}{names}"
+    )
 
 
 def guided(plan: Plan, model: Denoiser, guidance: float) -> Plan:
@@ -108,14 +237,14 @@ def guided(plan: Plan, model: Denoiser, guidance: float) -> Plan:
     return replace(plan, guidance=guidance, nfe=plan.nfe if as_input else 2 * plan.nfe)
 
 
-def consistency_times(model: Denoiser, steps: int) -> Tensor:
-    """Default noise levels of a consistency model: the largest, then the schedule's spacing down to
-    3.2 sigma_data / steps.
+def consistency_times(model: Denoiser, steps: int, frame: Schedule | None = None) -> Tensor:
+    """Default noise levels of a consistency model: the largest, then the spacing of `frame`, or of
+    its own schedule, down to 3.2 sigma_data / steps.
 
     Two steps re-noise to 0.8 for sigma_data 0.5, next to the 0.821 of Song & Dhariwal 2023, arXiv
     2310.14189.
     """
-    schedule = model.schedule
+    schedule = frame or model.schedule
     start = schedule.grid(1)
     if steps == 1:
         return schedule.sigma(start)
@@ -125,11 +254,16 @@ def consistency_times(model: Denoiser, steps: int) -> Tensor:
 
 
 def _ode_plan(
-    model: Denoiser, steps: int | None, times: Sequence[float] | None, name: str | None
+    model: Denoiser,
+    frame: Schedule | None,
+    steps: int | None,
+    times: Sequence[float] | None,
+    name: str | None,
 ) -> Plan:
     euler: Solver = registry.load("solvers", "euler")()
     count = len(model.grid) - 1
-    if model.grid and times is None and steps in (None, count) and name in (None, "euler"):
+    as_made = frame is None and times is None and steps in (None, count)
+    if model.grid and as_made and name in (None, "euler"):
         levels = torch.tensor(model.grid, dtype=torch.float64)
         return Plan(levels, (euler,) * count, count, own=True)
     main: Solver = registry.load("solvers", name or "heun")()
@@ -141,100 +275,51 @@ def _ode_plan(
         nfe = main.nfe * len(solvers) + 1
     else:
         solvers = main.path(nfe - 1, euler)
-        levels = model.schedule.sigma(model.schedule.grid(len(solvers) + 1))
+        schedule = frame or model.schedule
+        levels = schedule.sigma(schedule.grid(len(solvers) + 1))
     return Plan(levels, tuple(solver.among(len(levels)) for solver in solvers), nfe)
 
 
-def parse_times(text: str, sigma_data: float) -> list[float]:
-    """`80,0.8` to noise levels; `trig:1.1` is an angle of TrigFlow, converted by sigma = sigma_data
-    tan(t).
-
-    Raises:
-        RecipeError: Something in it is no number.
-
-    Example:
-        >>> [round(t, 4) for t in parse_times("80,trig:1.1", 0.5)]
-        [80.0, 0.9824]
-    """
-    levels = []
-    for part in text.split(","):
-        kind, _, number = part.strip().rpartition(":")
-        try:
-            value = float(number)
-        except ValueError:
-            raise RecipeError(
-                f"--times: '{part.strip()}' is not a number", "--times 80,0.8"
-            ) from None
-        if kind not in ("", "trig"):
-            raise RecipeError(
-                f"--times: unknown kind '{kind}'", "80 is a noise level, trig:1.1 an angle"
-            )
-        if kind == "trig" and not 0 < value < math.pi / 2:
-            raise RecipeError(
-                f"--times: an angle lies between 0 and pi/2, got {value:g}", "--times trig:1.5"
-            )
-        levels.append(sigma_data * math.tan(value) if kind == "trig" else value)
-    return levels
-
-
-def _check_times(model: Denoiser, times: Sequence[float]) -> None:
-    text = ",".join(f"{t:g}" for t in times)
-    if not times:
-        raise RecipeError("--times needs at least one noise level")
-    if not all(map(math.isfinite, times)):
-        raise RecipeError(f"--times must be finite numbers, got {text}", "--times 80,0.8")
-    ordered = sorted(set(times), reverse=True)
-    if list(times) != ordered:
-        hint = "--times " + ",".join(f"{t:g}" for t in ordered)
-        raise RecipeError(f"--times must decrease, got {text}", hint)
-    low, high = model.schedule.noise_range
-    # Levels that went through an angle and back may differ in the last digit.
-    hint = "--times " + ",".join(f"{min(max(t, low), high):g}" for t in times)
-    if times[0] > high * (1 + 1e-9):
-        raise RecipeError(
-            f"--times {times[0]:g} is above the model's largest noise level {high:g}", hint
-        )
-    if times[-1] < low * (1 - 1e-9):
-        raise RecipeError(
-            f"--times {times[-1]:g} is below the model's smallest noise level {low:g}", hint
-        )
-
-
 def draw(
-    model: Denoiser, plan: Plan, numbers: Sequence[int], seed: int, label: int | None = None
+    model: Denoiser, plan: Plan, numbers: Sequence[int], seed: int
 ) -> tuple[Tensor, Tensor | None]:
     """Draws the images with the given numbers.
 
     Args:
         model: On its device.
         plan: How.
-        numbers: Image i depends on (model, plan, seed, i, label) alone.
+        numbers: Image i depends on (model, plan, seed, i) alone.
         seed: Non-negative.
-        label: Their class; None draws one for each from (seed, i).
 
     Returns:
         (n, C, H, W) float32 images, nominally in [-1, 1], on the CPU, and their labels (n,) or
         None.
     """
     rng = SeedRng(seed, numbers, model.device)
-    labels = None
-    if model.num_classes:
-        labels = rng.labels(model.num_classes)
-        if label is not None:
-            labels = torch.full_like(labels, label)
+    labels = _labels(model, plan, numbers, rng)
     consistency = model.kind == "consistency"
-    denoise = model.bind(labels, guidance=plan.guidance, clamp=consistency)
+    schedule = plan.schedule or model.schedule
+    denoise = model.bind(labels, schedule=schedule, guidance=plan.guidance, clamp=consistency)
     # MPS has no float64; elsewhere the state is kept in it, as EDM does.
-    times = model.schedule.from_sigma(plan.times)
+    times = schedule.from_sigma(plan.times)
     times = times.float() if model.device.type == "mps" else times
-    x = start_noise(model.schedule, rng, model.image_shape, times[0].to(model.device))
+    x = start_noise(schedule, rng, model.image_shape, times[0].to(model.device))
+    x = plan.truncation * x
     if consistency:
-        x = sample_consistency(denoise, model.schedule, x, times, rng=rng)
+        x = sample_consistency(denoise, schedule, x, times, rng=rng, gamma=plan.gamma)
     else:
-        x = sample_ode(
-            denoise, model.schedule, plan.solvers, x, times, finish=not plan.own, rng=rng
-        )
+        x = sample_ode(denoise, schedule, plan.solvers, x, times, finish=not plan.own, rng=rng)
     return x.float().cpu(), None if labels is None else labels.cpu()
+
+
+def _labels(model: Denoiser, plan: Plan, numbers: Sequence[int], rng: SeedRng) -> Tensor | None:
+    if not model.num_classes:
+        return None
+    choices = torch.tensor(plan.labels or range(model.num_classes), device=model.device)
+    if plan.per_label is None:
+        return choices[rng.labels(len(choices))]
+    turn = torch.tensor([i // plan.per_label for i in numbers], device=model.device)
+    return choices[turn % len(choices)]
 
 
 def default_batch(model: Denoiser) -> int:

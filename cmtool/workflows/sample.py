@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cmtool import images
 from cmtool.denoiser import Denoiser
-from cmtool.errors import RecipeError, Say, did_you_mean, silent
+from cmtool.errors import RecipeError, Say, silent
 from cmtool.workflows._draw import (
     Plan,
     check_request,
@@ -17,10 +17,13 @@ from cmtool.workflows._draw import (
     default_batch,
     draw,
     guided,
-    parse_times,
+    image_count,
+    labelled,
     plan_for,
+    truncated,
 )
 from cmtool.workflows._output import check_target, open_writer
+from cmtool.workflows._times import parse_times
 from cmtool.workflows.load import load, newest_run, open_model, pick_device
 
 
@@ -29,25 +32,33 @@ class Request:
     """What a user asks of `sample`.
 
     Args:
-        n: Images 0 .. n - 1 of the seed.
+        n: Images 0 .. n - 1 of the seed; None is 64, or `per_label` of each class.
         steps: Network evaluations for each image.
         times: Noise levels instead, as typed, see `parse_times`.
         solver: A solver by name, for diffusion models.
+        schedule: The spacing of the noise levels by name; None is the model's.
+        gamma: A consistency model's share of fresh noise, see `sample_consistency`.
         seed: Non-negative.
-        label: A class by number or name; None draws one for each image.
+        label: Classes by number or name, with commas between; for each image one of them is drawn.
+        per_label: So many images of each class, class by class.
         guidance: Weight of guidance; 1 is off.
+        truncation: Factor of the first noise; 1 is off.
         out: Folder, `.png` or `.npz`; None is a free folder under `samples/`.
         overwrite: Whether `out` may exist.
         batch_size: Images at a time; None suits the device.
     """
 
-    n: int = 64
+    n: int | None = None
     steps: int | None = None
     times: str | None = None
     solver: str | None = None
+    schedule: str | None = None
+    gamma: float = 1.0
     seed: int = 0
     label: str | None = None
+    per_label: int | None = None
     guidance: float = 1.0
+    truncation: float = 1.0
     out: Path | None = None
     overwrite: bool = False
     batch_size: int | None = None
@@ -70,6 +81,8 @@ def sample(
     seed: int = 0,
     label: int | str | None = None,
     guidance: float = 1.0,
+    gamma: float = 1.0,
+    truncation: float = 1.0,
 ) -> Tensor:
     """Draws images 0 .. n - 1 of a seed.
 
@@ -80,8 +93,11 @@ def sample(
             diffusion model.
         times: Decreasing noise levels instead of `steps`.
         seed: Non-negative.
-        label: A class, by number or name; None draws one for each image.
+        label: Classes, by number or name, with commas between; for each image one of them is
+            drawn, None is all.
         guidance: Weight of guidance towards the class; 1 is off.
+        gamma: A consistency model's share of fresh noise between its steps; 1 is all.
+        truncation: Factor of the first noise, up to 1: smaller is more typical and less varied.
 
     Returns:
         (n, C, H, W) float32 images in [-1, 1], on the CPU.
@@ -91,11 +107,10 @@ def sample(
     """
     denoiser = load(model) if isinstance(model, str | Path) else model
     check_request(n, seed)
-    plan = guided(plan_for(denoiser, steps, times), denoiser, guidance)
-    chosen = pick_label(denoiser, label)
+    plan = guided(plan_for(denoiser, steps, times, gamma=gamma), denoiser, guidance)
+    plan = labelled(truncated(plan, truncation), denoiser, label)
     parts = [
-        draw(denoiser, plan, numbers, seed, chosen)[0]
-        for numbers in chunks(n, default_batch(denoiser))
+        draw(denoiser, plan, numbers, seed)[0] for numbers in chunks(n, default_batch(denoiser))
     ]
     return torch.cat(parts).clamp(-1, 1)
 
@@ -125,7 +140,7 @@ def sample_to_files(
     Raises:
         CmtoolError: As `sample`; also if `out` exists or cannot be written.
     """
-    check_request(request.n, request.seed)
+    check_request(1 if request.n is None else request.n, request.seed)
     if request.batch_size is not None and request.batch_size < 1:
         raise RecipeError(
             f"--batch-size must be at least 1, got {request.batch_size}", "leave it out"
@@ -135,44 +150,27 @@ def sample_to_files(
     path = path or newest_run(Path("runs"), "consistency", say)
     opened = open_model(path, weights=weights, facts=facts, say=say)
     model = opened.denoiser.to(pick_device(device))
-    times = None if request.times is None else parse_times(request.times, model.precond.sigma_data)
-    plan = plan_for(model, request.steps, times, request.solver)
-    plan = guided(plan, model, request.guidance)
-    chosen = pick_label(model, request.label)
+    plan = _plan(model, request)
+    n = image_count(plan, model, request.n)
     target = request.out or _free_folder(path, plan)
     say(f"{model.kind} model {opened.source}: {plan}")
-    batches = chunks(request.n, request.batch_size or default_batch(model))
-    with open_writer(target, request.n, model.image_shape) as writer:
+    batches = chunks(n, request.batch_size or default_batch(model))
+    with open_writer(target, n, model.image_shape) as writer:
         for numbers in batches:
-            x, labels = draw(model, plan, numbers, request.seed, chosen)
+            x, labels = draw(model, plan, numbers, request.seed)
             pixels = images.to_uint8(x).permute(0, 2, 3, 1).numpy()
             writer.write(pixels, None if labels is None else labels.numpy())
-            progress(numbers.stop, request.n)
-    return SampleReport(writer.paths, plan, request.n)
+            progress(numbers.stop, n)
+    return SampleReport(writer.paths, plan, n)
 
 
-def pick_label(model: Denoiser, label: int | str | None) -> int | None:
-    """A class by number or name.
-
-    Raises:
-        CmtoolError: The model has no such class.
-    """
-    if label is None:
-        return None
-    if not model.classes:
-        raise RecipeError(f"--label '{label}': the model knows no classes", "drop --label")
-    if str(label) in model.classes:
-        return model.classes.index(str(label))
-    numbers = [str(i) for i in range(model.num_classes)]
-    if str(label) in numbers:
-        return int(label)
-    guess, names = "", ""
-    if list(model.classes) != numbers:
-        guess = did_you_mean(str(label), model.classes)
-        names = f" or a name: {', '.join(model.classes[:20])}"
-    raise RecipeError(
-        f"the model has no class '{label}'{guess}", f"--label 0 .. {model.num_classes - 1}{names}"
+def _plan(model: Denoiser, request: Request) -> Plan:
+    times = None if request.times is None else parse_times(request.times, model.precond.sigma_data)
+    plan = plan_for(
+        model, request.steps, times, request.solver, request.schedule, gamma=request.gamma
     )
+    plan = truncated(guided(plan, model, request.guidance), request.truncation)
+    return labelled(plan, model, request.label, request.per_label)
 
 
 def _free_folder(path: Path, plan: Plan) -> Path:

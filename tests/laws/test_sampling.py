@@ -12,7 +12,8 @@ from cmtool.rng import SeedRng, StepRng, mix
 from cmtool.sampling import sample_consistency, sample_ode
 from cmtool.schedules.karras import Karras
 from cmtool.solvers.heun import Heun
-from cmtool.workflows._draw import draw, parse_times, plan_for
+from cmtool.workflows._draw import draw, plan_for
+from cmtool.workflows._times import parse_times
 from cmtool.workflows.sample import sample
 from tests.oracles import Gaussian
 
