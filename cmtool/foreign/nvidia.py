@@ -192,6 +192,7 @@ def _network(root: Module) -> Spec:
     }
     if root.whole("channel_mult_emb", 1, 64, 4) != 4:
         raise CheckpointError(f"'{root.kind}' with an embedding of another width")
+    fields["augment_dim"] = root.whole("augment_dim", 0, 1000, 0)
     if not song:
         return Adm(**fields, flavor="edm")
     form = (
@@ -208,7 +209,7 @@ def _network(root: Module) -> Spec:
             f"a SongUNet that is neither DDPM++ nor NCSN++: {form[0][:50]} embedding, "
             f"{form[1][:50]} encoder, {decoder[:50]} decoder, filter {form[3]}"
         )
-    return _SONG[form](**fields, augment_dim=root.whole("augment_dim", 0, 1000, 0))
+    return _SONG[form](**fields)
 
 
 def _edm2(root: Module, size: int, channels: int, num_classes: int) -> Edm2:

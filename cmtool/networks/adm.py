@@ -13,32 +13,46 @@ from cmtool.networks.base import Network
 
 
 class AdmEmbedding(nn.Module):
-    """Two layers on cos|sin features of the noise level (DDPM: sin|cos), plus a vector per class
-    and one of the guidance, then SiLU."""
+    """Two layers on cos|sin features of the noise level (DDPM: sin|cos) plus a linear map of the
+    augmentation, then a vector per class and one of the guidance, then SiLU."""
 
     def __init__(
         self,
         features: int,
         width: int,
         num_classes: int,
-        guidance_input: bool = False,
-        ddpm: bool = False,
+        *,
+        augment_dim: int,
+        guidance_input: bool,
+        ddpm: bool,
     ) -> None:
         super().__init__()
         self.pairs = features // 2
         self.ddpm = ddpm
+        self.augment = nn.Linear(augment_dim, features, bias=False) if augment_dim else None
         self.linear1 = nn.Linear(features, width)
         self.linear2 = nn.Linear(width, width)
         self.label = nn.Embedding(num_classes, width) if num_classes else None
         self.guidance = Guidance(width) if guidance_input else None
 
-    def forward(self, c_noise: Tensor, label: Tensor | None, guidance: Tensor | None) -> Tensor:
-        """(B,), (B,) or None, (B,) or None -> (B, E), outside of autocast."""
+    def forward(
+        self,
+        c_noise: Tensor,
+        label: Tensor | None,
+        augment: Tensor | None,
+        guidance: Tensor | None,
+    ) -> Tensor:
+        """(B,), (B,), (B, augment_dim) and (B,), the last three or None -> (B, E), outside of
+        autocast."""
         with torch.autocast(c_noise.device.type, enabled=False):
             last = self.pairs - 1 if self.ddpm else self.pairs
             phase = phases(c_noise, geometric(self.pairs, last, c_noise.device))
             waves = [phase.sin(), phase.cos()] if self.ddpm else [phase.cos(), phase.sin()]
             emb = torch.cat(waves, 1).to(self.linear1.weight.dtype)
+            if self.augment is not None:
+                if augment is None:  # Zeros, since data-parallel training wants every weight used.
+                    augment = emb.new_zeros(len(emb), self.augment.in_features)
+                emb = emb + self.augment(augment.to(emb.dtype))
             emb = self.linear2(F.silu(self.linear1(emb)))
             if self.label is not None and label is not None:
                 emb = emb + self.label(label.clamp(min=0)) * (label >= 0)[:, None]
@@ -64,10 +78,12 @@ class AdmUNet(UNet):
         c_noise: Tensor,
         label: Tensor | None = None,
         *,
+        augment: Tensor | None = None,
         guidance: Tensor | None = None,
     ) -> Tensor:
-        """(B, C, H, W), (B,), (B,) int64 or None, (B,) or None -> F (B, C, H, W)."""
-        return self.body(x, self.embedding(c_noise, label, guidance))
+        """(B, C, H, W), (B,), (B,) int64 or None, (B, augment_dim) or None, (B,) or None -> F (B,
+        C, H, W)."""
+        return self.body(x, self.embedding(c_noise, label, augment, guidance))
 
 
 @dataclass(frozen=True)
@@ -97,6 +113,7 @@ class Adm(Network):
             size padded on one side only.
         norm_groups: Groups of the normalisations.
         middle_attention: The bottom has attention.
+        augment_dim: Number of augmentation parameters; 0 for none.
         guidance_input: Take a guidance weight as an input.
         normalize_affine: What the embedding scales and shifts by has unit mean square over the
             channels, which keeps the derivative with respect to the noise level tame: Lu & Song
@@ -114,6 +131,7 @@ class Adm(Network):
     flavor: Literal["openai", "edm", "ddpm"] = "openai"
     norm_groups: int = 32
     middle_attention: bool = True
+    augment_dim: int = 0
     guidance_input: bool = False
     normalize_affine: bool = False
 
@@ -171,6 +189,11 @@ class Adm(Network):
             normalize_affine=self.normalize_affine,
         )
         embedding = AdmEmbedding(
-            self.channels, width, num_classes, self.guidance_input, self.flavor == "ddpm"
+            self.channels,
+            width,
+            num_classes,
+            augment_dim=self.augment_dim,
+            guidance_input=self.guidance_input,
+            ddpm=self.flavor == "ddpm",
         )
         return AdmUNet(plan, style, embedding)
