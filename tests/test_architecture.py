@@ -29,7 +29,7 @@ LAYERS: list[tuple[str, list[str]]] = [
         [
             *("cmtool.training", "cmtool.checkpoint", "cmtool.images", "cmtool.plots"),
             "cmtool.signals",
-            "cmtool.meta",
+            *("cmtool.meta", "cmtool.tensor_file"),
             *("cmtool.data", "cmtool.data.*", "cmtool.metrics", "cmtool.metrics.*"),
             *("cmtool.foreign", "cmtool.foreign.*"),
         ],
@@ -57,6 +57,7 @@ LAYERS: list[tuple[str, list[str]]] = [
         ],
     ),
     ("together", [f"cmtool.{name}" for name in ("recipe", "registry", "settings", "_toml")]),
+    ("alone", ["cmtool.pickled"]),
     ("alone", ["cmtool.errors"]),
 ]
 COMPONENT_KINDS = ("losses", "editors", "networks", "schedules", "solvers")
