@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from cmtool import recipe as recipes
 from cmtool.denoiser import HEAD, Denoiser, Guidable
@@ -31,6 +31,7 @@ from cmtool.errors import CheckpointError, did_you_mean
 from cmtool.meta import Meta as Meta
 from cmtool.preconditioner import preconditioner
 from cmtool.recipe import Recipe
+from cmtool.tensor_file import read_tensors, read_texts
 
 HEADER = "cmtool"
 """Key of the configuration in a single file's metadata."""
@@ -118,15 +119,7 @@ def build(recipe: Recipe, meta: Meta) -> Denoiser:
     Raises:
         CheckpointError: The network does not fit such images.
     """
-    channels, size, _ = meta.image_shape
-    if recipe.network is None:
-        raise CheckpointError("the recipe names no network", "--set network.name=tiny")
-    try:
-        network = recipe.network.build(size, channels, len(meta.classes))
-    except ValueError as error:
-        raise CheckpointError(
-            f"network: {error}", "change it with --set network.KEY=VALUE"
-        ) from None
+    network = _network(recipe, meta)
     precond = preconditioner(recipe.denoiser)
     return Denoiser(
         network,
@@ -139,6 +132,18 @@ def build(recipe: Recipe, meta: Meta) -> Denoiser:
         _guidable(recipe, meta),
         _times(recipe) | meta.times,
     )
+
+
+def _network(recipe: Recipe, meta: Meta) -> nn.Module:
+    channels, size, _ = meta.image_shape
+    if recipe.network is None:
+        raise CheckpointError("the recipe names no network", "--set network.name=tiny")
+    try:
+        return recipe.network.build(size, channels, len(meta.classes))
+    except ValueError as error:
+        raise CheckpointError(
+            f"network: {error}", "change it with --set network.KEY=VALUE"
+        ) from None
 
 
 def _times(recipe: Recipe) -> dict[int, tuple[float, ...]]:
@@ -180,9 +185,8 @@ def restore(recipe: Recipe, meta: Meta, weights: Mapping[str, Tensor], where: st
         CheckpointError: The weights are not this network's; names those that are missing,
             unexpected or of another shape.
     """
-    model = build(recipe, meta)
     weights = {k: v for k, v in weights.items() if not k.startswith(HEAD)}
-    expected = model.network.state_dict()
+    expected = _needed(recipe, meta, len(weights))
     missing = sorted(expected.keys() - weights.keys())
     unexpected = sorted(weights.keys() - expected.keys())
     shapes = sorted(
@@ -194,8 +198,25 @@ def restore(recipe: Recipe, meta: Meta, weights: Mapping[str, Tensor], where: st
             f"{len(missing)} missing, {len(unexpected)} unexpected and {len(shapes)} misshapen "
             f"weights in {where}: {names}"
         )
+    if odd := sorted(k for k, v in weights.items() if not v.is_floating_point()):
+        raise CheckpointError(f"weights in {where} that are no floating point: {odd[0]}")
+    model = build(recipe, meta)
     model.network.load_state_dict({k: v.to(expected[k].dtype) for k, v in weights.items()})
     return model.eval().requires_grad_(False)
+
+
+def _needed(recipe: Recipe, meta: Meta, weights: int) -> dict[str, Tensor]:
+    """Names and shapes of what a network needs, without memory for it: a file may ask for
+    anything."""
+    blocks = getattr(recipe.network, "blocks", 0)
+    if blocks > weights:
+        raise CheckpointError(f"{weights:,} weights cannot be those of {blocks:,} blocks a level")
+    try:
+        with torch.device("meta"):
+            return _network(recipe, meta).state_dict()
+    except (RuntimeError, OverflowError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"the recipe's network cannot be made: {reason}") from None
 
 
 def save(
@@ -327,25 +348,7 @@ def read_header(path: Path) -> str | None:
     Raises:
         CheckpointError: The file is damaged.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get(HEADER)
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is not a whole safetensors file: {error}", "fetch it again"
-        ) from None
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, on the CPU.
-
-    Raises:
-        CheckpointError: The file is damaged.
-    """
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}", "fetch it again") from None
+    return read_texts(path).get(HEADER)
 
 
 def parse_config(config: str, where: str) -> tuple[Meta, Recipe]:
@@ -353,7 +356,9 @@ def parse_config(config: str, where: str) -> tuple[Meta, Recipe]:
     try:
         fields = json.loads(config)
         text = fields.pop("recipe")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        if not isinstance(text, str):
+            raise TypeError("its recipe is no text")
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError(f"the configuration in {where} is damaged: {error}") from None
     return Meta.parse(json.dumps(fields), where), recipes.parse(text, where)
 

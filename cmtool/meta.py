@@ -80,13 +80,19 @@ class Meta:
                 fields[key] = tuple(fields[key])
             fields["grid"] = tuple(map(float, fields.get("grid", ())))
             fields["times"] = _times(fields.get("times", {}))
+            if not all(0 <= level < math.inf for level in fields["grid"]):
+                raise ValueError(f"grid {fields['grid']}")
+            if any(type(name) is not str for name in (*fields["classes"], *fields["weights"])):
+                raise ValueError("classes and weights must be names")
             shape, counts = fields["image_shape"], (fields["step"], fields["images"])
             if fields["kind"] not in get_args(Kind) or len(shape) != 3:
                 raise ValueError(f"kind '{fields['kind']}', image_shape {shape}")
             if any(type(n) is not int for n in (*shape, *counts)) or min(shape) < 1:
                 raise ValueError("image_shape, step and images must be whole numbers")
             return cls(**fields)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (
+            *(ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError),
+        ) as error:
             raise CheckpointError(
                 f"{where} is damaged: {error}", "use an earlier checkpoint, or fetch it again"
             ) from None

@@ -64,7 +64,7 @@ class DenoiserSettings:
             prediction=(shiftable, "prediction epsilon or v with precond=consistency"),
             beta_start=(0 < self.beta_start <= self.beta_end, "0 < beta_start <= beta_end"),
             beta_end=(self.beta_end < 1, "beta_end < 1"),
-            timesteps=(self.timesteps >= 2, "timesteps >= 2"),
+            timesteps=(2 <= self.timesteps <= 100_000, "2 <= timesteps <= 100000"),
         )
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cmtool.checkpoint import read_tensors
 from cmtool.errors import CheckpointError, Say
 from cmtool.foreign._diffusers_config import Fields, network, process
 from cmtool.foreign._keymap import check_names, check_shapes, key_table, skeleton
 from cmtool.foreign.base import Published, numbered, published_times
 from cmtool.foreign.torch_file import open_file
 from cmtool.networks.adm import Adm
+from cmtool.tensor_file import read_tensors
 
 WEIGHTS = (
     "diffusion_pytorch_model.safetensors",

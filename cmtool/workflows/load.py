@@ -1,7 +1,6 @@
 """Opens a model wherever it comes from: our directory, our single file, or published weights."""
 
 import math
-import pickle
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,25 +14,37 @@ from cmtool import checkpoint
 from cmtool.checkpoint import Checkpoint, Meta
 from cmtool.denoiser import Denoiser, Kind
 from cmtool.errors import CheckpointError, CmtoolError, DeviceError, Say, did_you_mean, silent
-from cmtool.foreign import openai
+from cmtool.foreign import diffusers, hub, jax, nvidia, openai, torch_file
 from cmtool.foreign.base import Published
+from cmtool.foreign.torch_file import TorchFile
 from cmtool.losses.cd import CD
 from cmtool.losses.dsm import DSM
 from cmtool.recipe import Recipe
 from cmtool.solvers.heun import Heun
+from cmtool.tensor_file import is_safetensors, read_tensors
 
+PRESETS = (*openai.PRESETS, *jax.PRESETS)
+"""Names of published files, of which more is known than their tensors tell."""
 FACTS: dict[str, type] = {
+    "preset": str,
     "image_size": int,
     "head_channels": int,
     "precond": str,
     "sigma_min": float,
     "sigma_max": float,
+    "sigma_data": float,
+    "scalings": str,
+    "prediction": str,
+    "betas": str,
+    "beta_start": float,
+    "beta_end": float,
+    "timesteps": int,
 }
 """What a state dict's tensors do not tell, and `--as` does."""
 DEVICES = ("cpu", "cuda", "mps")
 
 
-A_MODEL = "a model is a run directory, a .safetensors or a .pt file"
+A_MODEL = "a model is a run directory, a .safetensors, .pt or .pkl file"
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,13 @@ def open_model(
     """
     path = Path(path)
     facts = _checked(facts or {})
+    named = hub.is_name(path.as_posix())
+    if named or (path.is_dir() and diffusers.is_diffusers(path)):
+        if weights != "ema":
+            raise CheckpointError(f"'{path}' has one set of weights", "drop --weights")
+        folder = hub.fetch(path.as_posix()) if named else path
+        name = path.as_posix() if named else path.resolve().name
+        return _from_published(diffusers.read(folder, name, facts, say), path)
     if path.is_dir():
         _refuse(facts, path)
         found = Checkpoint.open(path)
@@ -102,12 +120,19 @@ def open_model(
         raise CheckpointError(
             f"'{path}' is a part of the checkpoint '{path.parent}'", "give the folder instead"
         )
-    config, state = _read_file(path)
     if weights != "ema":
         raise CheckpointError(
             f"'{path}' is one file with one set of weights, it has no '{weights}'",
             "drop --weights",
         )
+    with path.open("rb") as file:
+        start = file.read(16)
+    if jax.is_jax(start):
+        return _from_published(jax.read(path, facts, say), path)
+    held = torch_file.open_file(path) if start[:1] == b"\x80" or _is_torch_zip(path) else None
+    if held is not None and nvidia.is_nvidia(held):
+        return _from_published(nvidia.read(held, facts, say), path)
+    config, state = _weights(path, held)
     if config is not None:
         _refuse(facts, path)
         meta, recipe = checkpoint.parse_config(config, str(path))
@@ -169,17 +194,17 @@ def _from_published(found: Published, path: Path) -> Model:
 
 
 def parse_facts(pairs: list[str]) -> dict[str, Any]:
-    """`--as KEY=VALUE` options to facts.
+    """`--as KEY=VALUE` and `--as PRESET` options to facts.
 
     Raises:
-        CheckpointError: A pair has no "=", an unknown key or a value of the wrong type.
+        CheckpointError: An unknown preset, an unknown key or a value of the wrong type.
     """
     facts: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        if not equals:
-            raise CheckpointError(f"--as '{pair}' is not KEY=VALUE", f"keys: {', '.join(FACTS)}")
-        facts[key.strip()] = value.strip()
+        if not equals and key.strip() in FACTS:
+            raise CheckpointError(f"--as '{pair}' is not KEY=VALUE", f"--as {key.strip()}=VALUE")
+        facts[key.strip() if equals else "preset"] = (value if equals else key).strip()
     return _checked(facts)
 
 
@@ -222,6 +247,12 @@ def _checked(facts: Mapping[str, Any]) -> dict[str, Any]:
             raise CheckpointError(
                 f"--as {key}: needs 0 < {key} < inf, got {checked[key]}", f"--as {key}=NUMBER"
             )
+    if "preset" in checked and checked["preset"] not in PRESETS:
+        guess = did_you_mean(checked["preset"], [*PRESETS, *FACTS])
+        raise CheckpointError(
+            f"--as '{checked['preset']}' is neither KEY=VALUE nor a published file's name{guess}",
+            f"keys: {', '.join(FACTS)}; names: {', '.join(PRESETS)}",
+        )
     if checked.get("precond", "edm") not in ("edm", "consistency"):
         raise CheckpointError(
             f"--as precond: expected 'edm' or 'consistency', got '{checked['precond']}'",
@@ -238,33 +269,24 @@ def _refuse(facts: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def _read_file(path: Path) -> tuple[str | None, dict[str, Tensor]]:
+def _weights(path: Path, held: TorchFile | None) -> tuple[str | None, dict[str, Tensor]]:
     """The configuration, if the file is ours, and the tensors."""
+    if held is not None:
+        content = held.content
+        config = content.get(checkpoint.HEADER) if isinstance(content, dict) else None
+        state = held.state(content if config is None else content.get("weights"))
+        if state is None or not isinstance(config, str | None):
+            raise CheckpointError(
+                f"'{path}' does not hold weights by name", "save the model's state_dict() alone"
+            )
+        return config, state
     with path.open("rb") as file:
         magic = file.read(16)
-    if magic[8:9] == b"{" and int.from_bytes(magic[:8], "little") < 10**8:
-        return checkpoint.read_header(path), checkpoint.read_tensors(path)
-    if not _is_torch_zip(path):
-        raise CheckpointError(
-            f"'{path}' is not a model file: it seems to be {what_it_seems(magic)}", A_MODEL
-        )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise CheckpointError(
-            f"'{path}' holds more than plain tensors, which could run code, and is not opened",
-            "save its state_dict() alone, or fetch the file again if it should hold nothing else",
-        ) from None
-    except Exception as error:  # torch raises many kinds for damaged files
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"'{path}' is damaged: {reason}", "fetch the file again") from None
-    config = content.get(checkpoint.HEADER) if isinstance(content, dict) else None
-    state = content if config is None else content.get("weights")
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CheckpointError(
-            f"'{path}' does not hold weights by name", "save the model's state_dict() alone"
-        )
-    return config, state
+    if is_safetensors(magic):
+        return checkpoint.read_header(path), read_tensors(path)
+    raise CheckpointError(
+        f"'{path}' is not a model file: it seems to be {what_it_seems(magic)}", A_MODEL
+    )
 
 
 def _is_torch_zip(path: Path) -> bool:
@@ -289,7 +311,6 @@ def what_it_seems(magic: bytes) -> str:
         b"\x1f\x8b": "a gzip archive",
         b"\x89HDF": "an HDF5 file",
         b"\x93NUMPY": "a numpy array",
-        b"\x80": "a Python pickle, which could run code and is not opened",
         b"<!DO": "a web page (a download that failed?)",
         b"<htm": "a web page (a download that failed?)",
         b"version https": "a Git LFS pointer (run git lfs pull)",
