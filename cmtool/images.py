@@ -9,7 +9,9 @@ Drawing random numbers or reading whole data sets is not done here (see `cmtool.
 """
 
 import os
+import struct
 import warnings
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -257,18 +259,53 @@ def _resize(image: Pixels, height: int, width: int, resampling: Image.Resampling
     return array[:, :, None] if grey else array
 
 
+def png(image: Pixels) -> bytes:
+    """(H, W, 1 or 3) uint8 as a PNG file, each row stored as its difference from the one above.
+
+    Pillow takes three times as long, which is seen beside a small network.
+
+    Source:
+        RFC 2083: chunks (3), filter type 2 "up" (6.4).
+    """
+    height, width, channels = image.shape
+    rows = np.full((height, 1 + width * channels), 2, dtype=np.uint8)
+    rows[:, 1:] = image.reshape(height, -1)
+    rows[1:, 1:] -= rows[:-1, 1:].copy()
+    header = struct.pack(">IIBBBBB", width, height, 8, {1: 0, 3: 2}[channels], 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n"
+    for part in (b"IHDR" + header, b"IDAT" + zlib.compress(rows.tobytes()), b"IEND"):
+        content += struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part))
+    return content
+
+
 def save_png(path: Path, image: Pixels) -> None:
     """Writes (H, W, 1 or 3) uint8 as PNG, whole or not at all; makes the folder.
 
     Raises:
         DataError: The file cannot be written.
     """
-    picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    _save(path, png(image))
+
+
+def save_gif(path: Path, frames: Sequence[Pixels], milliseconds: Sequence[int]) -> None:
+    """Writes frames (H, W, 1 or 3) uint8, each shown so long, as an endless GIF, whole or not at
+    all. Grey comes back as it is; colours are 256 for each frame.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    first, *rest = [Image.fromarray(f[:, :, 0] if f.shape[2] == 1 else f) for f in frames]
+    content, times = BytesIO(), list(milliseconds)
+    first.save(content, "GIF", save_all=True, append_images=rest, duration=times, loop=0)
+    _save(path, content.getvalue())
+
+
+def _save(path: Path, content: bytes) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            picture.save(draft, format="PNG")
+            draft.write_bytes(content)
             os.replace(draft, path)
         finally:
             draft.unlink(missing_ok=True)
@@ -306,6 +343,7 @@ def labelled_grid(
     columns: int,
     *,
     row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
     tile: int = 32,
     gap: int = 2,
 ) -> Pixels:
@@ -317,33 +355,33 @@ def labelled_grid(
         panels: Title -> images (N, H, W, C), all of one H and W.
         columns: Images in a row of each panel.
         row_labels: Written at the left of the rows, from the top.
+        column_labels: Written over the columns of each panel, which become as wide as they need.
         tile: As in `grid`.
         gap: As in `grid`.
 
     Returns:
         (H', W', 3) uint8.
     """
-    grids = {title: grid(images, columns, tile=tile, gap=gap) for title, images in panels.items()}
     font = ImageFont.load_default(14)
     margin = 10
+    tile = max([tile, *(int(font.getlength(label)) + 2 for label in column_labels)])
+    grids = {title: grid(images, columns, tile=tile, gap=gap) for title, images in panels.items()}
     first = next(iter(panels.values()))
-    row_height = max(1, -(-tile // min(first.shape[1:3]))) * first.shape[1] + gap
+    factor = max(1, -(-tile // min(first.shape[1:3])))
+    row_height, column_width = (factor * side + gap for side in first.shape[1:3])
     left = margin + max((int(font.getlength(label)) + margin for label in row_labels), default=0)
     widths = [max(sheet.shape[1], int(font.getlength(title))) for title, sheet in grids.items()]
-    top = 14 + 2 * margin
+    top = 14 + 2 * margin + (14 if column_labels else 0)
     height = top + max(sheet.shape[0] for sheet in grids.values()) + margin
     canvas = Image.new("RGB", (left + sum(widths) + margin * len(widths), height), "white")
     draw = ImageDraw.Draw(canvas)
     for row, label in enumerate(row_labels):
-        draw.text(
-            (margin, top + row * row_height + row_height // 2),
-            label,
-            fill="black",
-            font=font,
-            anchor="lm",
-        )
+        middle = top + row * row_height + row_height // 2
+        draw.text((margin, middle), label, fill="black", font=font, anchor="lm")
     for (title, sheet), width in zip(grids.items(), widths, strict=True):
         draw.text((left, margin), title, fill="black", font=font)
+        for column, label in enumerate(column_labels):
+            draw.text((left + column * column_width, top - 18), label, fill="black", font=font)
         canvas.paste(Image.fromarray(with_channels(sheet, 3)), (left, top))
         left += width + margin
     return np.array(canvas)

@@ -293,17 +293,45 @@ def test_png_is_written_whole(tmp_path: Path) -> None:
     assert os.listdir(path.parent) == ["a.png"]
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 3), (8, 8, 1), (5, 9, 3), (300, 40, 3)])
+@pytest.mark.parametrize("spread", [1, 256])
+def test_a_png_of_ours_is_read_back_by_pillow(shape: tuple[int, int, int], spread: int) -> None:
+    pixels = RNG.integers(0, spread, shape, dtype=np.uint8)
+    content = images.png(pixels)
+    with Image.open(io.BytesIO(content)) as picture:
+        picture.load()  # Checks the sums of all chunks.
+        assert picture.mode == {1: "L", 3: "RGB"}[shape[2]]
+        assert np.array_equal(np.asarray(picture).reshape(shape), pixels)
+    assert content.endswith(b"IEND\xaeB`\x82")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_gif_shows_every_frame_as_long_as_asked(tmp_path: Path, channels: int) -> None:
+    # At most 256 colours, so that a palette holds them all.
+    frames = RNG.integers(0, 256, (3, 10, 12, channels), dtype=np.uint8)
+    images.save_gif(tmp_path / "a.gif", list(frames), [100, 200, 1500])
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert (gif.n_frames, gif.info["loop"]) == (3, 0)
+        for index, (frame, shown) in enumerate(zip(frames, [100, 200, 1500], strict=True)):
+            gif.seek(index)
+            assert gif.info["duration"] == shown
+            pixels = np.asarray(gif.convert("L" if channels == 1 else "RGB"))
+            assert np.array_equal(pixels.reshape(frame.shape), frame)
+    assert os.listdir(tmp_path) == ["a.gif"]
+
+
 def test_a_full_disk_leaves_the_old_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.png"
     images.save_png(path, COLOUR)
 
-    def full(self: Image.Image, draft: Path, **_: object) -> None:
-        Path(draft).write_bytes(b"half")
+    def full(self: Path, content: bytes) -> None:
+        with self.open("wb") as file:
+            file.write(content[:4])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Image.Image, "save", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(DataError, match=r"^cannot write '.*a.png': no space left on device$"):
         images.save_png(path, COLOUR[::-1])
     monkeypatch.undo()
@@ -353,3 +381,35 @@ def test_labelled_grid_shows_every_panel_under_its_title() -> None:
         assert np.array_equal(picture[top : top + height, left : left + width], sheet)
         assert picture[:top, left : left + width].min() < 128, "no title above the panel"
         assert picture[top : top + height, : left - 10].min() < 128, "no row label"
+
+
+def test_columns_are_labelled_and_as_wide_as_their_labels() -> None:
+    rows = RNG.integers(0, 200, (6, 8, 8, 1), dtype=np.uint8)
+    words = ["a", "a long word", "c"]
+    picture = images.labelled_grid(
+        {"seed 0": rows}, 3, row_labels=["one", "two"], column_labels=words
+    )
+    sides = [
+        factor
+        for factor in range(4, 40)
+        if _place(picture, images.grid(rows, 3, tile=8 * factor)) is not None
+    ]
+    assert len(sides) == 1, "not one size that is a whole multiple"
+    sheet = images.grid(rows, 3, tile=8 * sides[0])
+    top, left = _place(picture, sheet)
+    side = 8 * sides[0] + 2
+    for column, word in enumerate(words):
+        above = picture[top - 20 : top, left + column * side : left + (column + 1) * side]
+        assert (above.min() < 128) == bool(word)
+    assert picture[top - 20 : top, left + side - 2 : left + side].min() == 255, "labels touch"
+
+
+def _place(picture: np.ndarray, sheet: np.ndarray) -> tuple[int, int] | None:
+    """Top and left of a sheet in a picture."""
+    sheet = images.with_channels(sheet, 3)
+    height, width = sheet.shape[:2]
+    for top in range(picture.shape[0] - height + 1):
+        for left in range(picture.shape[1] - width + 1):
+            if np.array_equal(picture[top : top + height, left : left + width], sheet):
+                return top, left
+    return None
