@@ -5,16 +5,29 @@ import torch
 
 import cmtool
 from cmtool.denoiser import EDM, Consistency, Denoiser
-from cmtool.foreign import nvidia, openai
+from cmtool.foreign import edm2, nvidia, openai
 from cmtool.networks.adm import Adm
 from cmtool.networks.ddpmpp import Ddpmpp
 from cmtool.networks.ncsnpp import Ncsnpp
+from cmtool.preconditioner import DDPM, preconditioner
 from cmtool.schedules.karras import Karras
+from cmtool.settings import DenoiserSettings
 from tests import golden_cases as golden
 
 OPENAI = golden.network_cases("UNetModel")
-EDM_CASES = [name for name in golden.network_cases("SongUNet") if name.startswith("edm_")]
+NVIDIA = [
+    name
+    for name, case in golden.cases().items()
+    if "weights" in case and case["source"].startswith("NVlabs")
+]
 FORMS = {"denoised_edm": "edm", "denoised_cm": "consistency"}
+WRAPPED = {
+    "EDMPrecond": {},
+    "Precond": {},
+    "VPPrecond": {"scalings": "vp"},
+    "VEPrecond": {"scalings": "ve"},
+    "iDDPMPrecond": {"scalings": "ddpm", "betas": "cosine"},
+}
 
 
 def _close(ours, theirs):
@@ -57,28 +70,57 @@ def test_openai_models(name, form):
         _close(model(stored["x_t"], stored["sigma"], stored.get("y")), stored[form])
 
 
-@pytest.mark.parametrize("name", EDM_CASES)
-def test_edm_models(name):
-    config, stored = golden.cases()[name]["config"], golden.tensors(name)
-    kind = Ddpmpp if config["embedding_type"] == "positional" else Ncsnpp
-    size, channels, classes = config["img_resolution"], config["img_channels"], config["label_dim"]
-    spec = kind(
-        channels=config["model_channels"],
-        channel_mult=tuple(config["channel_mult"]),
-        blocks=config["num_blocks"],
-        attention=tuple(config["attn_resolutions"]),
-    )
-    network = spec.build(size, channels, classes)
-    network.load_state_dict(nvidia.to_ours(golden.weights(name), spec, size, channels, classes))
-    names = tuple(map(str, range(classes)))
-    shape = (channels, size, size)
-    model = Denoiser(network, EDM(), Karras(), "diffusion", shape, names).eval()
-    label = stored["class_labels"].argmax(1) if classes else None
+def _nvidia_from_key_map(name):
+    case = golden.cases()[name]
+    config, weights = case["config"], golden.weights(name)
+    facts = (config["img_resolution"], config["img_channels"], config["label_dim"])
+    if "edm2" in case["source"]:
+        spec, *told = edm2.infer(config)
+        assert tuple(told) == facts
+        state = edm2.to_ours(weights, spec, *facts)
+    else:
+        fields = {
+            "channels": config["model_channels"],
+            "channel_mult": tuple(config["channel_mult"]),
+            "blocks": config["num_blocks"],
+            "attention": tuple(config["attn_resolutions"]),
+        }
+        kind = Ncsnpp if config.get("embedding_type") == "fourier" else Ddpmpp
+        adm = config["model_type"] == "DhariwalUNet"
+        spec = Adm(**fields, flavor="edm") if adm else kind(**fields)
+        state = nvidia.to_ours(weights, spec, *facts)
+    network = spec.build(*facts)
+    network.load_state_dict(state)
+    form = preconditioner(DenoiserSettings(**WRAPPED[case["source"].split()[1]]))
+    size, channels, classes = facts
+    shape, names = (channels, size, size), tuple(map(str, range(classes)))
+    return Denoiser(network, form, Karras(), "diffusion", shape, names).eval()
+
+
+@pytest.mark.parametrize("name", NVIDIA)
+def test_nvidia_models(name):
+    stored, file = golden.tensors(name), golden.folder() / f"{name}.pkl"
+    model = _nvidia_from_key_map(name)
+    label = stored["class_labels"].argmax(1) if "class_labels" in stored else None
     with torch.no_grad():
         _close(model(stored["x"], stored["sigma"], label), stored["denoised"])
+        if file.is_file():
+            loaded = cmtool.load(file, device="cpu")
+            _close(loaded(stored["x"], stored["sigma"], label), stored["denoised"])
+            assert loaded.precond == model.precond
+            assert loaded.num_classes == model.num_classes
+
+
+def test_iddpms_levels_are_the_stored_ones():
+    """u is stored from the noisiest level down, in float32, and ends with 0."""
+    for name in (name for name in NVIDIA if name.startswith("iddpm")):
+        u = golden.tensors(name)["buffers.u"].double()
+        levels = DDPM(betas="cosine", timesteps=len(u) - 1).levels
+        torch.testing.assert_close(levels.flip(0), u[:-1], rtol=1e-3, atol=0)
 
 
 def test_there_are_cases():
     assert len(OPENAI) >= 3
-    assert len(EDM_CASES) >= 2
+    assert {golden.cases()[name]["source"].split()[1] for name in NVIDIA} == WRAPPED.keys()
     assert list(golden.folder().glob("adm_*.pt"))
+    assert list(golden.folder().glob("*.pkl"))
