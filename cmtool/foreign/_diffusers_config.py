@@ -40,6 +40,13 @@ _PREDICTIONS: dict[str, Prediction] = {
     "v_prediction": "v",
 }
 
+_OPTIONS = {
+    "scalings": ("ddpm", "edm"),
+    "prediction": tuple(_PREDICTIONS.values()),
+    "betas": tuple(_BETAS.values()),
+}
+"""What --as can say of a network without a scheduler."""
+
 _SCHEDULERS = ("CMStochasticIterativeScheduler", "DDPMScheduler", "DDIMScheduler", "PNDMScheduler")
 
 _SAMPLER: dict[str, Any] = {
@@ -379,6 +386,12 @@ def _assumed(name: str, facts: Mapping[str, Any], say: Say) -> Process:
     known = settle(name, known, {"precond": "edm", **assumed}, say)
     for key in known.keys() - {"precond", "scalings", *assumed}:
         raise CheckpointError(f"--as {key}: means nothing with scalings={known['scalings']}")
+    for key, options in _OPTIONS.items():
+        if known.get(key, options[0]) not in options:
+            raise CheckpointError(
+                f"--as {key}: '{known[key]}' is not supported here",
+                f"--as {key}={' or '.join(options)}",
+            )
     low, high = known.pop("sigma_min", None), known.pop("sigma_max", None)
     if known["scalings"] == "ddpm":
         settings = DenoiserSettings(**known)

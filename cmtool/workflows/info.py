@@ -14,6 +14,7 @@ from cmtool.data import names as data_names
 from cmtool.data.catalog import open_data
 from cmtool.data.places import cache_dir
 from cmtool.errors import DataError, did_you_mean
+from cmtool.foreign import diffusers, hub
 from cmtool.workflows._machine import cpp_compiler, has_bf16
 from cmtool.workflows.load import open_model
 
@@ -46,10 +47,11 @@ def describe(
         return _machine()
     path = Path(what)
     is_run = path.is_dir() and (checkpoint.latest(path) or (path / "meta.json").is_file())
-    is_data = what in data_names.names() or (path.is_dir() and not is_run) or path.suffix == ".zip"
-    if is_data:
+    is_model = is_run or (path.is_dir() and diffusers.is_diffusers(path))
+    is_data = what in data_names.names() or (path.is_dir() and not is_model)
+    if is_data or path.suffix == ".zip":
         return _data(what, data_dir)
-    if path.exists():
+    if path.exists() or hub.is_name(what):
         return _model(path, facts)
     raise DataError(
         f"'{what}' is neither a model nor a data set{did_you_mean(what, data_names.names())}",
