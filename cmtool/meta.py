@@ -99,9 +99,9 @@ class Meta:
 
 
 def _times(stored: Mapping[str, list[float]]) -> dict[int, tuple[float, ...]]:
-    times = {int(steps): tuple(map(float, levels)) for steps, levels in stored.items()}
+    times = {int(steps): tuple(map(float, levels)) for steps, levels in dict(stored).items()}
     for steps, levels in times.items():
         falls = list(levels) == sorted(set(levels), reverse=True)
-        if len(levels) != steps or not falls or not 0 < levels[-1] <= levels[0] < math.inf:
+        if not len(levels) == steps > 0 or not falls or not all(0 < t < math.inf for t in levels):
             raise ValueError(f"times for {steps} steps are {levels}")
     return times
