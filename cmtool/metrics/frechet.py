@@ -29,6 +29,41 @@ class Moments:
         return cls(x.mean(0), np.atleast_2d(np.cov(x, rowvar=False)), len(x))
 
 
+class Running:
+    """Moments of features that come in parts; memory does not grow with their number.
+
+    Source:
+        Chan, Golub & LeVeque 1979, for joining two parts.
+    """
+
+    def __init__(self) -> None:
+        self.n = 0
+        self._mean: Array = np.zeros(1)
+        self._scatter: Array = np.zeros((1, 1))
+
+    def add(self, features: NDArray[np.floating | np.integer]) -> None:
+        """Takes (n, d) features."""
+        x = np.asarray(features, np.float64)
+        if not len(x):
+            return
+        mean, total = x.mean(0), self.n + len(x)
+        shift = mean - self._mean
+        self._mean = self._mean + shift * (len(x) / total)
+        spread = np.outer(shift, shift) * (self.n * len(x) / total)
+        self._scatter = self._scatter + (x - mean).T @ (x - mean) + spread
+        self.n = total
+
+    def moments(self) -> Moments:
+        """Of all so far, as `Moments.of` of them together.
+
+        Raises:
+            ValueError: There are fewer than two vectors, or a value is not finite.
+        """
+        if self.n < 2 or not np.isfinite(self._scatter).all():
+            raise ValueError(f"needs two or more finite feature vectors, got {self.n}")
+        return Moments(self._mean, self._scatter / (self.n - 1), self.n)
+
+
 def frechet_distance(a: Moments, b: Moments) -> float:
     """||m_a - m_b||^2 + tr(A) + tr(B) - 2 tr((A B)^(1/2)).
 

@@ -127,12 +127,12 @@ class Found:
     Args:
         times: Decreasing noise levels, the first included; fewer than asked for if the budget was
             spent or there was no room.
-        complete: Whether there are as many as asked for, each within the tolerance.
+        spent: Whether the budget ended the search; then the last level may be far from the best.
         used: New evaluations.
     """
 
     times: Times
-    complete: bool
+    spent: bool
     used: int
 
 
@@ -179,7 +179,7 @@ def greedy_times(
         except BudgetSpent:
             break
         times = (*times, _level(best, low))
-    return Found(times, len(times) == steps and not counted.refused, counted.used)
+    return Found(times, counted.refused, counted.used)
 
 
 def _level(w: float, low: float) -> float:

@@ -18,7 +18,19 @@ from cmtool.cli._lists import KINDS
 from cmtool.data import names as data
 
 ROOT = typer.main.get_command(app)
-COMMANDS = sorted(ROOT.commands)
+
+
+def commands_of(group, prefix: str = "") -> dict[str, object]:
+    """Every command by its words, those of a group after the group."""
+    found = {}
+    for name, command in sorted(group.commands.items()):
+        found[prefix + name] = command
+        if hasattr(command, "commands"):
+            found |= commands_of(command, f"{prefix}{name} ")
+    return found
+
+
+COMMANDS = commands_of(ROOT)
 HEAVY = {
     *("torch", "torchvision", "numpy", "PIL", "accelerate", "lpips", "cleanfid", "safetensors"),
     *("scipy", "pandas", "matplotlib"),
@@ -26,7 +38,7 @@ HEAVY = {
 INSTANT = [
     ["--help"],
     ["--version"],
-    *([command, "--help"] for command in COMMANDS),
+    *([*command.split(), "--help"] for command in COMMANDS),
     *(["--list", kind] for kind in KINDS),
 ]
 
@@ -51,7 +63,7 @@ assert not found, found
 
 
 def test_the_commands_are_those_of_the_design():
-    assert {"train", "distill", "sample", "info"} <= set(COMMANDS)
+    assert {"train", "distill", "sample", "info", "eval"} <= set(COMMANDS)
 
 
 def test_version():
@@ -72,7 +84,7 @@ def test_lists():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_parameter_has_a_help_text(command: str):
-    for parameter in ROOT.commands[command].params:
+    for parameter in COMMANDS[command].params:
         text = parameter.help
         assert text, f"{command}: {parameter.name} has no help text"
         assert text.rstrip().endswith((".", ")")), f"{command}: {parameter.name}: {text}"
@@ -80,8 +92,8 @@ def test_every_parameter_has_a_help_text(command: str):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_stands_in_the_page(command: str):
-    page = cmtool(command, "--help").stdout
-    for parameter in ROOT.commands[command].params:
+    page = cmtool(*command.split(), "--help").stdout
+    for parameter in COMMANDS[command].params:
         for name in (*parameter.opts, *parameter.secondary_opts):
             if name.startswith("--"):
                 assert re.search(rf"{name}\b", page), name
@@ -89,7 +101,7 @@ def test_every_option_stands_in_the_page(command: str):
 
 def test_every_command_opens_with_one_sentence():
     for command in COMMANDS:
-        first = ROOT.commands[command].help.split("\n\n")[0]
+        first = COMMANDS[command].help.split("\n\n")[0]
         assert first.endswith("."), first
 
 
@@ -113,21 +125,23 @@ def examples_of_readme() -> list[str]:
     return [line for line in lines if re.match(r"(cmtool|torchrun|accelerate launch) ", line)]
 
 
-PAGES = {"cmtool": ROOT.help, **{name: ROOT.commands[name].help for name in COMMANDS}}
+PAGES = {"cmtool": ROOT.help, **{name: COMMANDS[name].help for name in COMMANDS}}
 EXAMPLES = [line for text in PAGES.values() for line in examples_of(text)] + examples_of_readme()
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_page_has_an_example(page: str):
     lines = examples_of(PAGES[page])
-    assert any(page in line.split() for line in lines)
+    assert any(f"{page} " in line for line in lines)
 
 
 @pytest.mark.parametrize("line", sorted(set(EXAMPLES)))
 def test_an_example_is_understood(line: str):
     name, *words = words_of(line)
     assert name in COMMANDS
-    command = ROOT.commands[name]
+    while hasattr(COMMANDS[name], "commands"):
+        name = f"{name} {words.pop(0)}"
+    command = COMMANDS[name]
     given = command.make_context(name, list(words)).params
     if given.get("recipe") is not None:
         assert given["recipe"] in recipe.names()

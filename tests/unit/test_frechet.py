@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmtool.metrics.frechet import Moments, frechet_distance, pixel_features
+from cmtool.metrics.frechet import Moments, Running, frechet_distance, pixel_features
 
 
 def _moments(seed, n, d):
@@ -51,3 +51,26 @@ def test_pixels_are_features_in_unit_range():
 def test_one_vector_has_no_moments():
     with pytest.raises(ValueError, match="two or more finite"):
         Moments.of(np.zeros((1, 4)))
+
+
+@given(st.integers(0, 1000), st.lists(st.integers(0, 9), min_size=1), st.sampled_from([0, 1e4]))
+def test_parts_have_the_moments_of_the_whole(seed, sizes, far):
+    parts = [np.random.default_rng((seed, i)).normal(far, 1, (n, 5)) for i, n in enumerate(sizes)]
+    running = Running()
+    for part in parts:
+        running.add(part)
+    if sum(sizes) < 2:
+        with pytest.raises(ValueError, match="two or more finite"):
+            running.moments()
+        return
+    whole, streamed = Moments.of(np.concatenate(parts)), running.moments()
+    assert streamed.n == whole.n
+    np.testing.assert_allclose(streamed.mean, whole.mean, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(streamed.covariance, whole.covariance, rtol=1e-9, atol=1e-9)
+
+
+def test_a_part_that_is_not_finite_is_noticed():
+    running = Running()
+    running.add(np.array([[1.0, np.nan], [0.0, 1.0], [2.0, 3.0]]))
+    with pytest.raises(ValueError, match="two or more finite"):
+        running.moments()

@@ -113,7 +113,7 @@ levels = st.floats(0.002, 70)
 def test_two_levels(best, tol):
     metric = Separable(best)
     found = greedy_times(metric, 80.0, 0.002, 2, tol=tol)
-    assert found.complete
+    assert not found.spent
     assert found.times[0] == 80
     # Levels have four digits; the last one may not come nearer to the first than the tolerance.
     allowed = tol + max(0, math.log(best / 80) + tol) + 1e-3
@@ -126,7 +126,7 @@ def test_two_levels(best, tol):
 def test_more_levels(best):
     metric = Separable(*best)
     found = greedy_times(metric, 80.0, 0.002, 1 + len(best), tol=0.01)
-    assert found.complete
+    assert not found.spent
     for level, wanted in zip(found.times[1:], best, strict=True):
         assert level == pytest.approx(wanted, rel=0.02)
     for times in metric.asked:
@@ -142,7 +142,7 @@ def test_the_ends_are_found(best):
 
 def test_no_room_below_the_smallest_level():
     found = greedy_times(Separable(0.002, 0.002), 80.0, 0.002, 3)
-    assert (found.times, found.complete) == ((80.0, 0.002), False)
+    assert (found.times, found.spent) == ((80.0, 0.002), False)
 
 
 @given(levels, levels, st.integers(1, 40))
@@ -155,9 +155,9 @@ def test_a_stopped_search_goes_on_where_it_was(first, second, budget):
         assert found.used <= budget
         used += found.used
         known = {t: Separable(first, second)(t) for t in parts.asked}
-        if found.complete or not found.used:
+        if not found.spent:
             break
-    assert (found.times, found.complete) == (expected.times, expected.complete)
+    assert (found.times, found.spent) == (expected.times, False)
     assert parts.asked == whole.asked
     assert used == expected.used
 
@@ -165,5 +165,5 @@ def test_a_stopped_search_goes_on_where_it_was(first, second, budget):
 def test_a_spent_budget_leaves_the_best_levels_so_far():
     metric = Separable(0.8, 0.1)
     found = greedy_times(metric, 80.0, 0.002, 3, budget=5)
-    assert (found.used, found.complete, len(found.times)) == (5, False, 2)
+    assert (found.used, found.spent, len(found.times)) == (5, True, 2)
     assert metric(found.times) == min(map(Separable(0.8), metric.asked))

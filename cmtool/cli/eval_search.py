@@ -1,0 +1,69 @@
+"""`cmtool eval search`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cmtool.cli._console import counting_bar, result, say
+from cmtool.cli._evaluation import CountOpt, DataDirOpt, EvaluatedOpt, ReferenceOpt
+from cmtool.cli._options import (
+    BatchSizeOpt,
+    DeviceOpt,
+    FactsOpt,
+    SeedOpt,
+    WeightsOpt,
+)
+
+
+def register(group: typer.Typer) -> None:
+    """Adds the command."""
+    group.command()(search)
+
+
+def search(
+    model: EvaluatedOpt = None,
+    steps: Annotated[int, typer.Option(help="Levels, the first being the largest.")] = 2,
+    metric: Annotated[str, typer.Option(help="What to make small: fd-pixel.")] = "fd-pixel",
+    tol: Annotated[float, typer.Option(help="Of ln(level): 0.05 is 5 % of a level.")] = 0.05,
+    budget: Annotated[int | None, typer.Option(help="Most evaluations in this call.")] = None,
+    n: CountOpt = 10_000,
+    seed: SeedOpt = 0,
+    data: ReferenceOpt = None,
+    data_dir: DataDirOpt = None,
+    save: Annotated[
+        bool,
+        typer.Option("--save", help="Write the levels into the model.", rich_help_panel="Output"),
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder; evals/MODEL-search.", rich_help_panel="Output")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Forget what is in it.", rich_help_panel="Output")
+    ] = False,
+    weights: WeightsOpt = "ema",
+    facts: FactsOpt = [],  # noqa: B006 - Typer copies it
+    device: DeviceOpt = None,
+    batch_size: BatchSizeOpt = None,
+) -> None:
+    """Search the noise levels at which a consistency model's few steps give the best images.
+
+    Examples:
+
+    - `cmtool eval search --model runs/digits-cd --steps 2` : a table, search.json and search.png
+
+    - `cmtool eval search --model runs/digits-cd --steps 3 --save` : levels for --steps 3 from now
+
+    - `cmtool eval search --model runs/digits-cd --budget 5` : five evaluations; again goes on
+    """
+    from cmtool.workflows.load import parse_facts
+    from cmtool.workflows.search import Request, Wanted, search
+
+    wanted = Wanted(steps, metric, tol, budget, save, out, overwrite)
+    known = parse_facts(facts)
+    request = Request(model, data, data_dir, n, seed, weights, known, device, batch_size)
+    with counting_bar("images") as progress:
+        report = search(request, wanted, say=say, progress=progress)
+    for line in report.notes():
+        say(line)
+    result("\n".join([report.table(), *map(str, report.paths)]))
