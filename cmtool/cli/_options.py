@@ -34,9 +34,9 @@ FactsOpt = Annotated[
     list[str],
     typer.Option(
         "--as",
-        metavar="KEY=VALUE",
+        metavar="KEY=VALUE|PRESET",
         help="What a model's file does not tell: image_size, head_channels, precond, "
-        "sigma_min, sigma_max.",
+        "sigma_min, ..., or a published file's name, such as cd_imagenet64_l2.",
         rich_help_panel="Model",
     ),
 ]
@@ -67,6 +67,10 @@ ImagesOutOpt = Annotated[
 ]
 OverwriteOpt = Annotated[
     bool, typer.Option("--overwrite", help="Replace what is there.", rich_help_panel="Output")
+]
+ResumeOpt = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on where it was stopped.", rich_help_panel="Output"),
 ]
 BatchSizeOpt = Annotated[
     int | None,

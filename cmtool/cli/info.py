@@ -29,6 +29,10 @@ def info(
 
     - `cmtool info runs/digits-cd` : architecture, noise range, classes, training
 
+    - `cmtool info cd_imagenet64_l2.pt` : the same of a published file, and what to do with it
+
+    - `cmtool info ema_0.9999_600000.pt --as cd_imagenet64_l2` : of which more is known by name
+
     - `cmtool info cifar10` : number, size and classes of the images
     """
     from cmtool.workflows.info import describe

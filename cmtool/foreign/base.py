@@ -1,6 +1,6 @@
 """What every reader of published weights returns, and how it settles what a file does not tell."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ def known_by_name(
     path: Path,
     presets: Mapping[str, Mapping[str, Any]],
     facts: Mapping[str, Any],
+    keys: Container[str],
     names: Iterable[str],
 ) -> tuple[str, dict[str, Any]]:
     """What is known of a published file.
@@ -53,14 +54,20 @@ def known_by_name(
         path: The file.
         presets: Names of published files of its layout, to what is known of them.
         facts: What the user knows, which counts before that; "preset" among them is such a name.
+        keys: What of a file of this layout can be told.
         names: Names to try where the user gave none: of the file, or of the folders it is in.
 
     Returns:
         The published name, "" for none, and all that is known.
 
     Raises:
-        CheckpointError: The user's preset is a file of another layout.
+        CheckpointError: The user's preset or another fact is of files of another layout.
     """
+    given = {key: value for key, value in facts.items() if key != "preset"}
+    if other := [key for key in given if key not in keys]:
+        raise CheckpointError(
+            f"'{path}' is not of a layout with --as {', '.join(other)}", "drop it"
+        )
     asked = facts.get("preset")
     if asked is not None and asked not in presets:
         raise CheckpointError(
@@ -68,7 +75,6 @@ def known_by_name(
             f"--as {' or '.join(presets)}",
         )
     found = asked or next((name for name in names if name in presets), "")
-    given = {key: value for key, value in facts.items() if key != "preset"}
     return found, {**presets.get(found, {}), **given}
 
 

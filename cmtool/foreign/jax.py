@@ -77,21 +77,24 @@ def read(path: Path, facts: Mapping[str, Any], say: Say) -> Published:
         raise CheckpointError(
             f"'{path}' is not a whole checkpoint of flax: {error.message}", "fetch it again"
         ) from None
-    name, told = known_by_name(path, PRESETS, facts, path.parts[::-1])
+    usual = {"image_size": 32, "precond": "edm", "sigma_min": 0.002, "sigma_max": 80.0}
+    name, told = known_by_name(path, PRESETS, facts, usual, path.parts[::-1])
     if not name and "target_params" in state:  # Only consistency training has a target.
         told = {"precond": "consistency", **told}
-    usual = {"image_size": 32, "precond": "edm", "sigma_min": 0.002, "sigma_max": 80.0}
     known = settle(path.name, told, usual, say)
     size = int(known["image_size"])
-    network, channels = infer(weights, size, lambda text: say(f"{path.name} {text}"))
     try:
+        network, channels = infer(weights, size, lambda text: say(f"{path.name} {text}"))
+        ours = to_ours(weights, network, size, channels)
         schedule = Karras(float(known["sigma_min"]), float(known["sigma_max"]))
+    except CheckpointError as error:
+        raise CheckpointError(f"'{path}': {error.message}", error.hint) from None
     except ValueError as error:
         raise CheckpointError(f"--as: {error}") from None
     consistency = known["precond"] == "consistency"
     return Published(
         network=network,
-        state=to_ours(weights, network, size, channels),
+        state=ours,
         denoiser=DenoiserSettings(known["precond"], boundary=float(known["sigma_min"])),
         schedule=schedule,
         kind="consistency" if consistency else "diffusion",

@@ -89,7 +89,8 @@ def read(path: Path, state: Mapping[str, Tensor], facts: Mapping[str, Any], say:
         CheckpointError: The weights are not those of such a network, or facts are missing or wrong.
     """
     usual = {"head_channels": 64, "precond": "edm", "sigma_min": 0.002, "sigma_max": 80.0}
-    name, told = known_by_name(path, PRESETS, facts, [path.stem])
+    keys = {"image_size", *usual}
+    name, told = known_by_name(path, PRESETS, facts, keys, [path.stem])
     known = settle(path.name, told, usual, say)
     if "image_size" not in known:
         raise CheckpointError(

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any
 
 import torch
 
-from cmtool import checkpoint
+from cmtool import checkpoint, registry
 from cmtool.data import names as data_names
 from cmtool.data.catalog import open_data
 from cmtool.data.places import cache_dir
+from cmtool.denoiser import Kind
 from cmtool.errors import DataError, did_you_mean
 from cmtool.foreign import diffusers, hub
 from cmtool.workflows._machine import cpp_compiler, has_bf16
@@ -60,28 +62,26 @@ def describe(
 
 
 def _model(path: Path, facts: Mapping[str, Any]) -> dict[str, str]:
-    assumptions: list[str] = []
-    model = open_model(path, facts=facts, say=assumptions.append)
-    denoiser, recipe, meta = model.denoiser, model.recipe, model.meta
+    told: list[str] = []
+    model = open_model(path, facts=facts, say=told.append)
+    denoiser, meta = model.denoiser, model.meta
     channels, height, width = denoiser.image_shape
     parameters = sum(p.numel() for p in denoiser.network.parameters())
-    use = (
-        "cmtool sample, in 1 or more steps"
-        if denoiser.kind == "consistency"
-        else "cmtool sample, or cmtool distill --teacher"
-    )
+    low, high = denoiser.schedule.t_min, denoiser.schedule.t_max
     described = {
         "model": model.source,
+        "layout": _layout(path, meta.origin),
         "kind": denoiser.kind,
-        "network": str(recipe.network),
+        "network": str(model.recipe.network),
         "parameters": f"{parameters:,}",
         "images": f"{width}x{height}, {channels} channel(s), in [-1, 1]",
-        "classes": ", ".join(denoiser.classes[:12]) + (" ..." if len(denoiser.classes) > 12 else "")
-        or "none",
+        "classes": _classes(denoiser.classes),
         "preconditioning": str(denoiser.precond),
         "schedule": str(denoiser.schedule),
-        "noise range": f"{denoiser.schedule.t_min:g} .. {denoiser.schedule.t_max:g}",
+        "noise range": f"{low:g} .. {high:g}",
     }
+    for steps, levels in denoiser.times.items():
+        described[f"{steps} steps at"] = ", ".join(f"{level:g}" for level in levels)
     if denoiser.guidable:
         low, high, as_input = denoiser.guidable
         how = "as an input" if as_input else "classifier-free, two evaluations a step"
@@ -89,11 +89,53 @@ def _model(path: Path, facts: Mapping[str, Any]) -> dict[str, str]:
     if denoiser.grid:
         described["made for"] = f"{len(denoiser.grid) - 1} Euler steps between its own noise levels"
     if meta.step:
-        described["trained"] = f"{meta.step:,} steps, {meta.images:,} images, loss {recipe.loss}"
-        described["weights"] = ", ".join(meta.weights)
+        trained = f"{meta.step:,} steps, {meta.images:,} images, loss {model.recipe.loss}"
+        described |= {"trained": trained, "weights": ", ".join(meta.weights)}
     described |= {f"origin: {key}": str(value) for key, value in meta.origin.items()}
-    described |= {f"note {i}": line for i, line in enumerate(assumptions, 1)}
-    return described | {"use": use}
+    for line in told:
+        what = "assumed" if "assuming" in line else "note"
+        described[f"{what} {1 + sum(key.startswith(what) for key in described)}"] = line
+    return described | _uses(path, facts, denoiser.kind)
+
+
+def _layout(path: Path, origin: Mapping[str, Any]) -> str:
+    """What wrote the file, in words."""
+    kind, _, module = str(origin.get("layout", "")).partition(" ")
+    if not kind:
+        return "checkpoint directory of cmtool" if path.is_dir() else "single file of cmtool"
+    return {
+        "openai": "state dict of OpenAI's consistency models, PyTorch",
+        "nvidia": f"pickle of NVIDIA's code ({module}), of which nothing was run",
+        "diffusers": "model directory of diffusers",
+        "jax": "flax msgpack of the JAX code of the consistency models",
+    }.get(kind, kind)
+
+
+def _classes(names: tuple[str, ...]) -> str:
+    if len(names) <= 12:
+        return ", ".join(names) or "none"
+    return f"{len(names):,}: {', '.join(names[:12])} ..."
+
+
+def _uses(path: Path, facts: Mapping[str, Any], kind: Kind) -> dict[str, str]:
+    """What a model is good for, and the commands for that."""
+    name = shlex.quote(str(path))
+    words = [f"--as {shlex.quote(f'{key}={value}')}" for key, value in facts.items()]
+    known = "".join(f" {word}" for word in words)
+    draw = f"cmtool sample {name}{known} --n 16 --out grid.png"
+    go_on = f"cmtool train --init {name}{known} --data NAME"
+    if kind == "diffusion":
+        return {
+            "use": "teacher, start of a training, sampling in many steps",
+            "to distil it": f"cmtool distill --teacher {name}{known} --data NAME",
+            "to draw": draw,
+        }
+    edit = ["editing"] if registry.names("editors") else []
+    return {
+        "use": ", ".join(["sampling in 1 or more steps", *edit, "start of a training"]),
+        "to draw": draw,
+        "to train it on": f"{go_on} --method ct",
+    }
 
 
 def _data(what: str, data_dir: Path | None) -> dict[str, str]:
