@@ -94,9 +94,9 @@ class VP(Preconditioner):
 
     def __call__(self, t: Tensor) -> Scalings:
         beta_d, beta_min = 19.9, 0.1
-        # sqrt(beta_min^2 + b) - beta_min without its cancellation.
-        b = 2 * beta_d * t.square().log1p()
-        time = b / ((beta_min**2 + b).sqrt() + beta_min) / beta_d
+        # Rounded as where the published networks were trained: no log1p.
+        grown = (1 + t.square()).log()
+        time = ((beta_min**2 + 2 * beta_d * grown).sqrt() - beta_min) / beta_d
         return Scalings(torch.ones_like(t), -t, (1 + t.square()).rsqrt(), 999 * time)
 
 
