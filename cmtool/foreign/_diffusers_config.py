@@ -267,9 +267,10 @@ def _levels(fields: Fields, count: int) -> tuple[list[bool], str]:
         raise fields.refuse("up_block_types", "attention where down_block_types have it")
     used = set(ways["down"] + ways["up"])
     if len(used) > 1:
-        raise fields.refuse(
-            "upsample_type" if len(set(ways["down"])) == 1 else "downsample_type",
-            "one way to change the size (conv or resnet) in all levels",
+        told = "; ".join(f"{way}: {', '.join(kinds)}" for way, kinds in ways.items())
+        raise CheckpointError(
+            f"'{fields.path}': a size that changes in two ways ({told}) is not supported",
+            "all of down_block_types, downsample_type, up_block_types, upsample_type must agree",
         )
     return attention["down"], next(iter(used), "conv")
 

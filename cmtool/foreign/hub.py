@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from cmtool.data.places import offline
 from cmtool.errors import CheckpointError
 from cmtool.foreign.diffusers import WEIGHTS
 
@@ -21,7 +22,8 @@ def is_name(text: str) -> bool:
     """
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text) is None:
         return False
-    if Path(text).suffix in (".pt", ".pkl", ".safetensors", ".bin"):
+    # A run that is not there is no model of somebody called "runs".
+    if text.startswith("runs/") or Path(text).suffix in (".pt", ".pkl", ".safetensors", ".bin"):
         return False
     return not Path(text).exists() and not Path(text).parent.exists()
 
@@ -30,7 +32,7 @@ def fetch(name: str) -> Path:
     """The folder of a model of the Hub, fetched now or before.
 
     Only configurations and one set of weights are fetched: the first of `WEIGHTS` that is there.
-    With HF_HUB_OFFLINE set, nothing is asked of the network.
+    With HF_HUB_OFFLINE or CMTOOL_OFFLINE set, nothing is asked of the network.
 
     Raises:
         CheckpointError: It cannot be had.
@@ -44,15 +46,16 @@ def fetch(name: str) -> Path:
             f"huggingface_hub",
             "pip install 'cmtool[hub]', or give the path of a folder",
         ) from None
+    without_network = constants.HF_HUB_OFFLINE or offline()
     try:
-        if constants.HF_HUB_OFFLINE:
+        if without_network:
             return Path(hub.snapshot_download(name, local_files_only=True))
         return Path(hub.snapshot_download(name, allow_patterns=_wanted(hub, name)))
     except Exception as error:  # the library has a name for every way in which a network fails
-        if constants.HF_HUB_OFFLINE:
+        if without_network:
             raise CheckpointError(
                 f"there is no path '{name}', and no model of that name was fetched before "
-                f"(HF_HUB_OFFLINE is set)",
+                f"(HF_HUB_OFFLINE or CMTOOL_OFFLINE is set)",
                 f"on a machine with a network: hf download {name}",
             ) from None
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
