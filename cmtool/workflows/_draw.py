@@ -4,7 +4,7 @@ images."""
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,6 +17,7 @@ from cmtool.rng import SeedRng
 from cmtool.sampling import sample_consistency, sample_ode, start_noise
 from cmtool.schedules.base import Schedule
 from cmtool.solvers.base import Solver
+from cmtool.tensors import Denoise
 from cmtool.workflows._times import check_times
 from cmtool.workflows._times import parse_times as parse_times
 
@@ -164,7 +165,9 @@ def labelled(
         RecipeError: The model has no such classes.
     """
     if per_label is not None and not model.classes:
-        raise RecipeError(f"--per-label {per_label}: the model knows no classes", "--n instead")
+        raise RecipeError(
+            f"--per-label {per_label}: the model knows no classes", f"--n {per_label}"
+        )
     if per_label is not None and per_label < 1:
         raise RecipeError(f"--per-label must be at least 1, got {per_label}", "--per-label 8")
     if label is None:
@@ -280,8 +283,17 @@ def _ode_plan(
     return Plan(levels, tuple(solver.among(len(levels)) for solver in solvers), nfe)
 
 
+Watch = Callable[[Tensor, Tensor, Tensor], None]
+"""Is told of every evaluation: images plus noise (B, C, H, W), its level (B,), the estimate."""
+
+
 def draw(
-    model: Denoiser, plan: Plan, numbers: Sequence[int], seed: int
+    model: Denoiser,
+    plan: Plan,
+    numbers: Sequence[int],
+    seed: int,
+    *,
+    watch: Watch | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Draws the images with the given numbers.
 
@@ -290,6 +302,7 @@ def draw(
         plan: How.
         numbers: Image i depends on (model, plan, seed, i) alone.
         seed: Non-negative.
+        watch: Is told of every evaluation on the way; what it raises ends the drawing.
 
     Returns:
         (n, C, H, W) float32 images, nominally in [-1, 1], on the CPU, and their labels (n,) or
@@ -300,6 +313,7 @@ def draw(
     consistency = model.kind == "consistency"
     schedule = plan.schedule or model.schedule
     denoise = model.bind(labels, schedule=schedule, guidance=plan.guidance, clamp=consistency)
+    denoise = denoise if watch is None else _watched(denoise, schedule, watch)
     # MPS has no float64; elsewhere the state is kept in it, as EDM does.
     times = schedule.from_sigma(plan.times)
     times = times.float() if model.device.type == "mps" else times
@@ -310,6 +324,15 @@ def draw(
     else:
         x = sample_ode(denoise, schedule, plan.solvers, x, times, finish=not plan.own, rng=rng)
     return x.float().cpu(), None if labels is None else labels.cpu()
+
+
+def _watched(denoise: Denoise, schedule: Schedule, watch: Watch) -> Denoise:
+    def told(x: Tensor, t: Tensor) -> Tensor:
+        x0_hat = denoise(x, t)
+        watch(*schedule.to_edm(x, t), x0_hat)
+        return x0_hat
+
+    return told
 
 
 def _labels(model: Denoiser, plan: Plan, numbers: Sequence[int], rng: SeedRng) -> Tensor | None:

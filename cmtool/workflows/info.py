@@ -86,6 +86,8 @@ def _model(path: Path, facts: Mapping[str, Any]) -> dict[str, str]:
         low, high, as_input = denoiser.guidable
         how = "as an input" if as_input else "classifier-free, two evaluations a step"
         described["guidance"] = f"{low:g} .. {high:g}, {how}"
+    for steps, levels in denoiser.times.items():
+        described[f"noise levels of --steps {steps}"] = ", ".join(f"{t:g}" for t in levels)
     if denoiser.grid:
         described["made for"] = f"{len(denoiser.grid) - 1} Euler steps between its own noise levels"
     if meta.step:
@@ -123,19 +125,15 @@ def _uses(path: Path, facts: Mapping[str, Any], kind: Kind) -> dict[str, str]:
     words = [f"--as {shlex.quote(f'{key}={value}')}" for key, value in facts.items()]
     known = "".join(f" {word}" for word in words)
     draw = f"cmtool sample {name}{known} --n 16 --out grid.png"
-    go_on = f"cmtool train --init {name}{known} --data NAME"
     if kind == "diffusion":
         return {
-            "use": "teacher, start of a training, sampling in many steps",
+            "use": "teacher, start of a training (--init), sampling in many steps",
             "to distil it": f"cmtool distill --teacher {name}{known} --data NAME",
             "to draw": draw,
         }
     edit = ["editing"] if registry.names("editors") else []
-    return {
-        "use": ", ".join(["sampling in 1 or more steps", *edit, "start of a training"]),
-        "to draw": draw,
-        "to train it on": f"{go_on} --method ct",
-    }
+    uses = ["sampling in 1 or more steps", *edit, "start of a training (--init)"]
+    return {"use": ", ".join(uses), "to draw": draw}
 
 
 def _data(what: str, data_dir: Path | None) -> dict[str, str]:
