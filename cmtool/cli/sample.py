@@ -26,6 +26,7 @@ def sample(
     truncation: opt.TruncationOpt = 1.0,
     out: opt.ImagesOutOpt = None,
     overwrite: opt.OverwriteOpt = False,
+    resume: opt.ResumeOpt = False,
     weights: opt.WeightsOpt = "ema",
     facts: opt.FactsOpt = [],  # noqa: B006 - Typer copies it
     device: opt.DeviceOpt = None,
@@ -48,7 +49,7 @@ def sample(
 
     request = Request(
         *(n, steps, times, solver, schedule, gamma, seed, label, per_label, guidance, truncation),
-        *(out, overwrite, batch_size),
+        *(out, overwrite, batch_size, resume),
     )
     with counting_bar("images") as progress:
         report = sample_to_files(

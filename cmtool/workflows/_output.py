@@ -1,15 +1,26 @@
-"""Where drawn images go: a folder of PNG files with a grid, one grid, or an ADM-style npz. Each
-takes one batch at a time, and leaves a whole result or none."""
+"""Where drawn images go: a folder of PNG files with a grid, one grid, or an ADM-style npz.
 
+Until all are there they lie in a draft beside the target, `.NAME.part`:
+
+    request.json            what was asked
+    00000000-00001024.npz   a batch that is drawn: its pixels and labels
+    images/                 for a folder of PNG files: they, in place of the pixels
+
+A batch counts once its file is there, which is written last and whole. So a stopped command loses
+one batch at most, several processes may write at the same time, and what they draw is joined once.
+"""
+
+import json
 import math
 import os
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,33 +28,28 @@ from numpy.typing import NDArray
 from cmtool import images
 from cmtool.errors import DataError
 
+Pixels = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+
 GRID = "grid.png"
 GRID_IMAGES = 64
 """A folder's grid shows its first images only, so that memory does not grow with their number."""
 LABELS = "labels.txt"
 _OURS = re.compile(rf"\d+\.png|{GRID}|{LABELS}")
+_REQUEST = "request.json"
+_STOP = "stop"
 
 
-class Writer(Protocol):
-    """Takes images in order; `paths` are the results, the one to look at first last."""
-
-    paths: tuple[Path, ...]
-
-    def write(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> None:
-        """Takes (n, H, W, C) images and their labels (n,)."""
-
-    def close(self) -> None:
-        """Puts the result in its place."""
-
-    def discard(self) -> None:
-        """Removes what is unfinished."""
+def draft_of(target: Path) -> Path:
+    """Where a target's images lie until all are there."""
+    return target.with_name(f".{target.name}.part")
 
 
-def check_target(target: Path, *, overwrite: bool) -> None:
+def check_target(target: Path, *, overwrite: bool, resume: bool) -> None:
     """Checks where images are to go before any is drawn.
 
     Raises:
-        DataError: It is there already, or cannot be such a file or folder.
+        DataError: It is there already, was begun already, or cannot be such a file or folder.
     """
     _kind(target)
     blocking = next((p for p in target.parents if p.is_file()), None)
@@ -59,124 +65,249 @@ def check_target(target: Path, *, overwrite: bool) -> None:
                 f"'{target}' holds more than samples and is not overwritten: '{foreign[0]}'",
                 "choose another --out",
             )
-
-
-@contextmanager
-def open_writer(target: Path, n: int, shape: tuple[int, int, int]) -> Iterator[Writer]:
-    """A writer for `n` images of `shape` (C, H, W), by the target's suffix.
-
-    Raises:
-        DataError: The disk is full or the folder is not writable.
-    """
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        writer = _kind(target)(target, n, shape)
-        try:
-            yield writer
-            writer.close()
-        finally:
-            writer.discard()
-    except (OSError, DataError) as error:
-        cause = error if isinstance(error, OSError) else error.__cause__
-        if not isinstance(cause, OSError):
-            raise
-        reason = (cause.strerror or str(cause)).lower()
+    begun = (draft_of(target) / _REQUEST).is_file()
+    if resume and not begun:
+        raise DataError(f"nothing to resume for '{target}'", "drop --resume to begin")
+    if begun and not (resume or overwrite):
         raise DataError(
-            f"cannot write '{target}': {reason}", "free space or another --out"
-        ) from None
+            f"'{target}' was begun already, in '{draft_of(target)}'",
+            "--resume goes on, --overwrite begins anew",
+        )
+
+
+def open_draft(target: Path, n: int, shape: tuple[int, int, int]) -> "Draft":
+    """The draft of `n` images of `shape` (C, H, W), of a kind by the target's suffix."""
+    return _kind(target)(target, n, shape)
+
+
+class Draft(ABC):
+    """Images 0 .. n - 1 on their way to a target; `paths` are the results, the one to look at first
+    last."""
+
+    def __init__(self, target: Path, n: int, shape: tuple[int, int, int]) -> None:
+        self.target = target
+        self.n = n
+        self.shape = shape
+        self.folder = draft_of(target)
+        self.paths: tuple[Path, ...] = (target,)
+
+    # The first process begins and finishes; every process draws its share in between.
+
+    def begin(self, request: Mapping[str, object], *, resume: bool) -> None:
+        """Makes the folder, or finds that it holds the same request's images.
+
+        Raises:
+            DataError: They are another request's.
+        """
+        with self._writing():
+            file = self.folder / _REQUEST
+            asked = json.loads(json.dumps(dict(request)))
+            if resume:
+                _check_same(file, asked, self.target)
+                (self.folder / _STOP).unlink(missing_ok=True)
+                for torn in self.folder.glob("*.tmp"):
+                    torn.unlink()
+                return
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+            try:
+                _write_whole(file, json.dumps(asked, indent=1).encode())
+            except OSError:
+                self.discard_empty()
+                raise
+
+    def missing(self, batch: int, rank: int = 0, world: int = 1) -> list[range]:
+        """One process's share of what is not drawn, in batches.
+
+        Shares depend on n, batch and world alone, so that processes need not begin at one moment.
+        """
+        drawn = self.drawn()
+        found: list[range] = []
+        for start in range(rank * batch, self.n, world * batch):
+            wanted = range(start, min(start + batch, self.n))
+            inside = [part for part in drawn if part.start < wanted.stop and part.stop > start]
+            edges = [start, *(edge for p in inside for edge in (p.start, p.stop)), wanted.stop]
+            found += [range(a, b) for a, b in list(pairwise(edges))[::2] if a < b]
+        return found
+
+    def drawn(self) -> list[range]:
+        """The batches that are drawn, in order."""
+        names = sorted(path.stem for path in self.folder.glob("*-*.npz"))
+        return [range(*map(int, name.split("-"))) for name in names]
+
+    def write(self, numbers: range, pixels: Pixels, labels: Labels | None) -> None:
+        """Keeps images (n, H, W, C) and their labels (n,)."""
+        with self._writing():
+            arrays: dict[str, NDArray[np.generic]] = dict(self._kept(numbers, pixels))
+            if labels is not None:
+                arrays["labels"] = labels
+            file = self._part_file(numbers)
+            torn = file.with_suffix(".tmp")
+            with torn.open("wb") as stream:
+                np.savez(stream, allow_pickle=False, **arrays)
+            os.replace(torn, file)
+
+    def finish(self) -> None:
+        """Puts the whole result in its place."""
+        with self._writing():
+            self._join()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def count(self) -> int:
+        """Images drawn so far."""
+        return sum(map(len, self.drawn()))
+
+    def stop(self) -> None:
+        """Asks the other processes to stop."""
+        with suppress(OSError):
+            (self.folder / _STOP).touch()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a process asked for it."""
+        return (self.folder / _STOP).exists()
+
+    def discard_empty(self) -> bool:
+        """Removes the draft if no image is drawn; tells whether."""
+        if self.drawn():
+            return False
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return True
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, DataError) as error:
+            cause = error if isinstance(error, OSError) else error.__cause__
+            if not isinstance(cause, OSError):
+                raise
+            reason = (cause.strerror or str(cause)).lower()
+            raise DataError(
+                f"cannot write '{self.target}': {reason}", "free space or another --out"
+            ) from None
+
+    def _kept(self, numbers: range, pixels: Pixels) -> Mapping[str, Pixels]:
+        return {"pixels": pixels}
+
+    def _part_file(self, numbers: range) -> Path:
+        return self.folder / f"{numbers.start:08d}-{numbers.stop:08d}.npz"
+
+    def _part(self, numbers: range, name: str) -> NDArray[np.generic] | None:
+        with np.load(self._part_file(numbers)) as part:
+            return part[name] if name in part.files else None
+
+    def _labels(self) -> Labels | None:
+        parts = [self._part(numbers, "labels") for numbers in self.drawn()]
+        found = [part.astype(np.int64) for part in parts if part is not None]
+        return np.concatenate(found) if found else None
+
+    @abstractmethod
+    def _join(self) -> None:
+        """Makes the result of all parts."""
+
+
+class Grid(Draft):
+    """One picture of all images."""
+
+    def _join(self) -> None:
+        parts = [self._part(numbers, "pixels") for numbers in self.drawn()]
+        pixels = np.concatenate([part.astype(np.uint8) for part in parts if part is not None])
+        images.save_png(self.target, images.grid(pixels, _square(self.n)))
+
+
+class Folder(Draft):
+    """00000.png, 00001.png, ..., labels.txt for a conditional model, and grid.png of the first."""
+
+    def __init__(self, target: Path, n: int, shape: tuple[int, int, int]) -> None:
+        super().__init__(target, n, shape)
+        self.paths = (target, target / GRID)
+        self._images = self.folder / "images"
+
+    def begin(self, request: Mapping[str, object], *, resume: bool) -> None:
+        """Also makes the folder for the PNG files."""
+        super().begin(request, resume=resume)
+        with self._writing():
+            if not self._images.is_dir():  # A kill between its renaming and the draft's removal.
+                for numbers in self.drawn():
+                    self._part_file(numbers).unlink()
+            self._images.mkdir(exist_ok=True)
+
+    def _file(self, number: int) -> Path:
+        return self._images / f"{number:0{max(5, len(str(self.n - 1)))}d}.png"
+
+    def _kept(self, numbers: range, pixels: Pixels) -> Mapping[str, Pixels]:
+        for number, image in zip(numbers, pixels, strict=True):
+            self._file(number).write_bytes(images.png(image))
+        return {}
+
+    def _join(self) -> None:
+        labels = self._labels()
+        if labels is not None:
+            text = "".join(f"{label}\n" for label in labels)
+            (self._images / LABELS).write_text(text, encoding="ascii")
+        files = [self._file(number) for number in range(min(self.n, GRID_IMAGES))]
+        first = np.stack([images.read(file, file.name) for file in files])
+        images.save_png(self._images / GRID, images.grid(first, _square(len(first))))
+        if self.target.is_dir():
+            shutil.rmtree(self.target)
+        self._images.rename(self.target)
+
+
+class Npz(Draft):
+    """`arr_0` uint8 (N, H, W, C) and, for a conditional model, `arr_1` int64 (N,): what ADM's
+    evaluator reads."""
+
+    def _join(self) -> None:
+        channels, height, width = self.shape
+        header = {
+            "descr": "|u1",
+            "fortran_order": False,
+            "shape": (self.n, height, width, channels),
+        }
+        whole, labels = self.folder / "whole.tmp", self._labels()
+        with zipfile.ZipFile(whole, "w", allowZip64=True) as archive:
+            with archive.open("arr_0.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array_header_1_0(member, header)
+                for numbers in self.drawn():
+                    part = self._part(numbers, "pixels")
+                    assert part is not None
+                    member.write(np.ascontiguousarray(part).tobytes())
+            if labels is not None:
+                with archive.open("arr_1.npy", "w") as member:
+                    np.lib.format.write_array(member, labels)
+        os.replace(whole, self.target)
+
+
+def _check_same(file: Path, asked: Mapping[str, object], target: Path) -> None:
+    try:
+        begun = json.loads(file.read_text(encoding="utf-8"))
+        differ = sorted(k for k in begun.keys() | asked.keys() if begun.get(k) != asked.get(k))
+    except (ValueError, AttributeError):
+        raise DataError(f"'{file}' is damaged", "--overwrite begins anew") from None
+    if differ:
+        changes = "; ".join(
+            f"{k} = {_short(begun.get(k))} -> {_short(asked.get(k))}" for k in differ
+        )
+        raise DataError(
+            f"'{target}' was begun with another request: {changes}",
+            "give the same options, or another --out; --overwrite without --resume begins anew",
+        )
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _write_whole(file: Path, content: bytes) -> None:
+    torn = file.with_suffix(".tmp")
+    torn.write_bytes(content)
+    os.replace(torn, file)
 
 
 def _square(n: int) -> int:
     return math.ceil(math.sqrt(n))
-
-
-def _draft(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{os.getpid()}.tmp")
-
-
-class Grid:
-    """One picture of all images."""
-
-    def __init__(self, target: Path, n: int, shape: tuple[int, int, int]) -> None:
-        self.paths: tuple[Path, ...] = (target,)
-        self._columns = _square(n)
-        self._pixels: list[NDArray[np.uint8]] = []
-
-    def write(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> None:
-        self._pixels.append(pixels)
-
-    def close(self) -> None:
-        images.save_png(self.paths[0], images.grid(np.concatenate(self._pixels), self._columns))
-
-    def discard(self) -> None:
-        self._pixels.clear()
-
-
-class Folder:
-    """00000.png, 00001.png, ..., labels.txt for a conditional model, and grid.png of the first."""
-
-    def __init__(self, target: Path, n: int, shape: tuple[int, int, int]) -> None:
-        self._draft = _draft(target)
-        self._draft.mkdir()
-        self._digits = max(5, len(str(n - 1)))
-        self._count = 0
-        self._first: list[NDArray[np.uint8]] = []
-        self.paths: tuple[Path, ...] = (target, target / GRID)
-
-    def write(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> None:
-        for image in pixels:
-            images.save_png(self._draft / f"{self._count:0{self._digits}d}.png", image)
-            if self._count < GRID_IMAGES:
-                self._first.append(image)
-            self._count += 1
-        if labels is not None:
-            with (self._draft / LABELS).open("a") as file:
-                file.writelines(f"{label}\n" for label in labels)
-
-    def close(self) -> None:
-        first = np.stack(self._first)
-        images.save_png(self._draft / GRID, images.grid(first, _square(len(first))))
-        target = self.paths[0]
-        if target.is_dir():
-            shutil.rmtree(target)
-        self._draft.rename(target)
-
-    def discard(self) -> None:
-        shutil.rmtree(self._draft, ignore_errors=True)
-
-
-class Npz:
-    """`arr_0` uint8 (N, H, W, C) and, for a conditional model, `arr_1` int64 (N,): what ADM's
-    evaluator reads."""
-
-    def __init__(self, target: Path, n: int, shape: tuple[int, int, int]) -> None:
-        channels, height, width = shape
-        self.paths: tuple[Path, ...] = (target,)
-        self._draft = _draft(target)
-        self._zip = zipfile.ZipFile(self._draft, "w", allowZip64=True)
-        self._member = self._zip.open("arr_0.npy", "w", force_zip64=True)
-        header = {"descr": "|u1", "fortran_order": False, "shape": (n, height, width, channels)}
-        np.lib.format.write_array_header_1_0(self._member, header)
-        self._labels: list[NDArray[np.int64]] = []
-
-    def write(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> None:
-        self._member.write(np.ascontiguousarray(pixels).tobytes())
-        if labels is not None:
-            self._labels.append(labels)
-
-    def close(self) -> None:
-        self._member.close()
-        if self._labels:
-            with self._zip.open("arr_1.npy", "w") as member:
-                np.lib.format.write_array(member, np.concatenate(self._labels))
-        self._zip.close()
-        os.replace(self._draft, self.paths[0])
-
-    def discard(self) -> None:
-        for part in (self._member, self._zip):
-            with suppress(OSError):  # A full disk stays full.
-                part.close()
-        self._draft.unlink(missing_ok=True)
 
 
 def _kind(target: Path) -> type[Folder] | type[Grid] | type[Npz]:

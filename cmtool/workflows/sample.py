@@ -1,15 +1,14 @@
 """Draws images from a model."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from cmtool import images
 from cmtool.denoiser import Denoiser
-from cmtool.errors import RecipeError, Say, silent
+from cmtool.errors import DataError, RecipeError, Say, silent
 from cmtool.workflows._draw import (
     Plan,
     check_request,
@@ -22,7 +21,9 @@ from cmtool.workflows._draw import (
     plan_for,
     truncated,
 )
-from cmtool.workflows._output import check_target, open_writer
+from cmtool.workflows._output import check_target, draft_of, open_draft
+from cmtool.workflows._processes import processes
+from cmtool.workflows._sharded import Progress, draw_sharded
 from cmtool.workflows._times import parse_times
 from cmtool.workflows.load import load, newest_run, open_model, pick_device
 
@@ -46,6 +47,7 @@ class Request:
         out: Folder, `.png` or `.npz`; None is a free folder under `samples/`.
         overwrite: Whether `out` may exist.
         batch_size: Images at a time; None suits the device.
+        resume: Whether to go on with `out`, which was stopped.
     """
 
     n: int | None = None
@@ -62,6 +64,7 @@ class Request:
     out: Path | None = None
     overwrite: bool = False
     batch_size: int | None = None
+    resume: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,10 +126,10 @@ def sample_to_files(
     facts: Mapping[str, object] | None = None,
     device: str | None = None,
     say: Say = silent,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> SampleReport:
     """Draws images into a folder of PNG files with a grid, one grid (`.png`) or an ADM-style
-    `.npz`; constant memory.
+    `.npz`; constant memory. Of several processes each draws its share and the first joins them.
 
     Args:
         path: The model; None is the newest finished consistency model under `runs`.
@@ -139,29 +142,32 @@ def sample_to_files(
 
     Raises:
         CmtoolError: As `sample`; also if `out` exists or cannot be written.
+        Stopped: A signal came; what is drawn is kept.
     """
     check_request(1 if request.n is None else request.n, request.seed)
     if request.batch_size is not None and request.batch_size < 1:
         raise RecipeError(
             f"--batch-size must be at least 1, got {request.batch_size}", "leave it out"
         )
-    if request.out is not None:
-        check_target(request.out, overwrite=request.overwrite)
-    path = path or newest_run(Path("runs"), "consistency", say)
-    opened = open_model(path, weights=weights, facts=facts, say=say)
-    model = opened.denoiser.to(pick_device(device))
-    plan = _plan(model, request)
-    n = image_count(plan, model, request.n)
-    target = request.out or _free_folder(path, plan)
-    say(f"{model.kind} model {opened.source}: {plan}")
-    batches = chunks(n, request.batch_size or default_batch(model))
-    with open_writer(target, n, model.image_shape) as writer:
-        for numbers in batches:
-            x, labels = draw(model, plan, numbers, request.seed)
-            pixels = images.to_uint8(x).permute(0, 2, 3, 1).numpy()
-            writer.write(pixels, None if labels is None else labels.numpy())
-            progress(numbers.stop, n)
-    return SampleReport(writer.paths, plan, n)
+    with processes() as here:
+        with here.together():
+            if request.out is not None and here.first:
+                check_target(request.out, overwrite=request.overwrite, resume=request.resume)
+            path = path or newest_run(Path("runs"), "consistency", say)
+            opened = open_model(path, weights=weights, facts=facts, say=say)
+            model = opened.denoiser.to(here.device(pick_device(device)))
+            plan = _plan(model, request)
+            n = image_count(plan, model, request.n)
+            target = request.out or _free_folder(path, plan, resume=request.resume)
+            draft = open_draft(target, n, model.image_shape)
+            say(f"{model.kind} model {opened.source}: {plan}")
+        draw_sharded(
+            *(draft, here, model, plan, request.seed),
+            batch_size=request.batch_size,
+            resume=request.resume,
+            progress=progress,
+        )
+    return SampleReport(draft.paths, plan, n)
 
 
 def _plan(model: Denoiser, request: Request) -> Plan:
@@ -173,10 +179,20 @@ def _plan(model: Denoiser, request: Request) -> Plan:
     return labelled(plan, model, request.label, request.per_label)
 
 
-def _free_folder(path: Path, plan: Plan) -> Path:
+def _free_folder(path: Path, plan: Plan, *, resume: bool) -> Path:
+    """The first folder that is free; to resume, the last that was begun.
+
+    Raises:
+        DataError: None was.
+    """
     name = path.resolve().name if path.is_dir() else path.stem
     base = Path("samples") / f"{name}-nfe{plan.nfe}"
-    free, number = base, 2
-    while free.exists():
+    free, number, begun = base, 2, None
+    while free.exists() or draft_of(free).exists():
+        begun = free if draft_of(free).exists() else begun
         free, number = base.with_name(f"{base.name}-{number}"), number + 1
-    return free
+    if not resume:
+        return free
+    if begun is None:
+        raise DataError(f"nothing to resume for '{base}'", "drop --resume to begin")
+    return begun

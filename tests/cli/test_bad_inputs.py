@@ -118,9 +118,9 @@ def test_debug_shows_where_an_error_came_from(here: Path):
 
 
 def test_an_error_of_ours_is_a_traceback(here: Path, monkeypatch: pytest.MonkeyPatch):
-    import cmtool.workflows.sample as workflow
+    import cmtool.workflows._sharded as workflow
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("shapes do not match")
 
     monkeypatch.setattr(workflow, "draw", broken)
@@ -210,31 +210,60 @@ def test_full_disk_while_sampling(out: str, here: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(("out", "limit"), [("o", 60), ("o.png", 400), ("o.npz", 400)])
-def test_no_room_in_the_middle_of_sampling(out: str, limit: int, here: Path):
+def test_no_room_from_the_first_image_on(out: str, limit: int, here: Path):
     with small_files(limit):
         done = cmtool("sample", "cm", "--n", "40", "--batch-size", "3", "--out", out)
     no_traceback(done)
     assert done.exit_code == 2
-    assert f"error: cannot write '{out}': file too large" in done.stderr
+    assert done.stderr.endswith(
+        f"error: cannot write '{out}': file too large\nhint: free space or another --out\n"
+    )
+
+
+@pytest.mark.parametrize("out", ["o.png", "o.npz"])
+def test_no_room_at_the_end_keeps_the_images(
+    out: str, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    command = ["sample", str(here / "cm"), "--n", "40", "--batch-size", "3", "--out", out]
+    monkeypatch.chdir(tmp_path)
+    with small_files(1500):  # A batch fits, all images do not.
+        done = cmtool(*command)
+    no_traceback(done)
+    assert done.exit_code == 2
+    assert done.stderr.endswith(
+        f"error: cannot write '{out}': file too large; 40 of 40 images are kept in '.{out}.part'\n"
+        "hint: free space or another --out; the same command with --resume goes on\n"
+    )
+    assert cmtool(*command, "--resume").stdout == f"{out}\n"
+    assert os.listdir() == [out]
 
 
 @pytest.mark.parametrize("out", ["o", "o.png", "o.npz"])
-def test_ctrl_c_while_sampling(out: str, here: Path, monkeypatch: pytest.MonkeyPatch):
-    import cmtool.workflows.sample as workflow
+@pytest.mark.parametrize("finished", [0, 1])
+def test_an_impatient_ctrl_c_while_sampling(
+    out: str, finished: int, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """One that is not only noted: the batch is lost, finished ones are not."""
+    import cmtool.workflows._sharded as workflow
 
+    command = ["sample", str(here / "cm"), "--n", "4", "--batch-size", "2", "--out", out]
+    monkeypatch.chdir(tmp_path)
     real, calls = workflow.draw, []
 
-    def interrupted(*values: object) -> object:
+    def interrupted(*values: object, **more: object) -> object:
         calls.append(values)
-        if len(calls) == 2:
+        if len(calls) > finished:
             raise KeyboardInterrupt
-        return real(*values)
+        return real(*values, **more)
 
     monkeypatch.setattr(workflow, "draw", interrupted)
-    done = cmtool("sample", "cm", "--n", "4", "--batch-size", "2", "--out", out)
+    done = cmtool(*command)
     no_traceback(done)
     assert done.exit_code == 130
-    assert done.stderr.endswith("error: stopped before there was anything to save\n")
+    kept = f"; 2 of 4 images are kept in '.{out}.part'" if finished else ""
+    hint = "hint: the same command with --resume goes on\n" if finished else ""
+    assert done.stderr.endswith(f"error: stopped at once{kept}\n{hint}")
+    assert os.listdir() == ([f".{out}.part"] if finished else [])
 
 
 @pytest.mark.parametrize("limit", [3000, 30_000])
