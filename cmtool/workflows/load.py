@@ -127,9 +127,11 @@ def open_model(
         )
     with path.open("rb") as file:
         start = file.read(16)
-    if jax.is_jax(start):
+    plain = is_safetensors(start)  # Asked first: its length may begin with any byte.
+    if not plain and jax.is_jax(start):
         return _from_published(jax.read(path, facts, say), path)
-    held = torch_file.open_file(path) if start[:1] == b"\x80" or _is_torch_zip(path) else None
+    pickled = not plain and (start[:1] == b"\x80" or _is_torch_zip(path))
+    held = torch_file.open_file(path) if pickled else None
     if held is not None and nvidia.is_nvidia(held):
         return _from_published(nvidia.read(held, facts, say), path)
     config, state = _weights(path, held)
@@ -143,7 +145,7 @@ def open_model(
     some = ", ".join(sorted(state)[:3])
     raise CheckpointError(
         f"'{path}' holds weights of an unknown layout ({len(state)} tensors: {some}, ...)",
-        "known are this tool's own files and OpenAI's consistency-model layout",
+        "known are this tool's files, OpenAI's, NVIDIA's and JAX ones, and diffusers directories",
     )
 
 

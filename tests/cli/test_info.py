@@ -51,7 +51,7 @@ def test_a_directory_and_a_file_of_this_tool(world: Path, monkeypatch: pytest.Mo
     assert facts["to draw"] == "cmtool sample cm --n 16 --out grid.png"
     facts = told("whole.safetensors")
     assert facts["layout"] == "single file of cmtool"
-    assert facts["use"] == "teacher, start of a training, sampling in many steps"
+    assert facts["use"] == "teacher, start of a training (--init), sampling in many steps"
     assert facts["to distil it"] == "cmtool distill --teacher whole.safetensors --data NAME"
     assert facts["network"].startswith("Tiny(")
     assert not [key for key in facts if key.startswith("assumed")]

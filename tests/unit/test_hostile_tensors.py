@@ -294,6 +294,16 @@ def test_the_files_are_whole_before_they_are_spoilt(tmp_path: Path):
     assert open_model(tmp_path / "checkpoint_80", facts=FACTS).denoiser.image_shape == (3, 8, 8)
 
 
+@pytest.mark.parametrize("low", [0x80, 0x85])
+def test_a_header_of_any_length_is_a_header(low: int, tmp_path: Path):
+    """Its lowest byte may be that of a pickle or of msgpack."""
+    header, body = split(OURS)
+    text = json.dumps(header).encode()
+    text += b" " * ((low - len(text)) % 256)
+    (tmp_path / "a.safetensors").write_bytes(with_text(text, body))
+    assert open_model(tmp_path / "a.safetensors").denoiser.image_shape == (1, 8, 8)
+
+
 def test_there_are_enough():
     assert len(SAFETENSORS) + len(MSGPACK) >= 100
 
