@@ -121,7 +121,7 @@ def plan_for(
     levels = (
         consistency_times(model, steps or 1, frame)
         if times is None
-        else torch.tensor(times).double()
+        else torch.tensor(times, dtype=torch.float64)
     )
     return Plan(levels, (), len(levels), stored=stored, schedule=frame, gamma=gamma)
 
@@ -273,7 +273,7 @@ def _ode_plan(
     # The last evaluation removes the noise that is left at the end.
     nfe = steps or DIFFUSION_NFE
     if times is not None:
-        levels = torch.tensor(times).double()
+        levels = torch.tensor(times, dtype=torch.float64)
         solvers = (main,) * (len(levels) - 1)
         nfe = main.nfe * len(solvers) + 1
     else:
