@@ -1,23 +1,18 @@
 """What the configurations in a diffusers directory mean: every key is used, or refused by name."""
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from cmtool.denoiser import Kind
 from cmtool.errors import CheckpointError, Say
+from cmtool.foreign._json import Fields
 from cmtool.foreign._keymap import skeleton
 from cmtool.foreign.base import settle
 from cmtool.networks.adm import Adm
 from cmtool.preconditioner import Betas, Prediction, ddpm_levels
 from cmtool.schedules.karras import Karras
 from cmtool.settings import DenoiserSettings
-
-LARGEST = 2**22
-"""Bytes of a JSON file; the largest index of weights of this field has a tenth."""
 
 _DOWN = {"DownBlock2D": "conv", "ResnetDownsampleBlock2D": "resnet", "AttnDownBlock2D": None}
 _UP = {"UpBlock2D": "conv", "ResnetUpsampleBlock2D": "resnet", "AttnUpBlock2D": None}
@@ -66,104 +61,6 @@ _SAMPLER: dict[str, Any] = {
     "variance_type": "fixed_small",
 }
 """Keys that concern only how diffusers itself draws images, with what changes nothing."""
-
-
-@dataclass
-class Fields:
-    """A JSON object that knows which of its keys were used.
-
-    Args:
-        path: Where it is from.
-        values: Its keys.
-        used: Those that were asked for.
-    """
-
-    path: Path
-    values: dict[str, Any]
-    used: set[str] = field(default_factory=set)
-
-    @classmethod
-    def read(cls, path: Path) -> "Fields":
-        """Reads a file.
-
-        Raises:
-            CheckpointError: It is missing, too large, or no JSON object.
-        """
-        try:
-            if path.stat().st_size > LARGEST:
-                raise CheckpointError(f"'{path}' is too large for what it should be")
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise CheckpointError(f"cannot read '{path}': {error.strerror}") from None
-        except (ValueError, RecursionError):
-            raise CheckpointError(f"'{path}' is not valid JSON", "fetch it again") from None
-        if not isinstance(values, dict):
-            raise CheckpointError(f"'{path}' does not hold a JSON object", "fetch it again")
-        return cls(path, values)
-
-    def refuse(self, key: str, wanted: str) -> CheckpointError:
-        """What to raise for a key with a value that is not expressible here."""
-        shown = json.dumps(self.values.get(key))
-        shown = shown if len(shown) < 100 else f"{shown[:100]}..."
-        return CheckpointError(f"'{self.path}': {key} = {shown} is not supported", f"{wanted} is")
-
-    def flag(self, key: str, default: bool) -> bool:
-        """A truth value."""
-        value = self._take(key, default)
-        if not isinstance(value, bool):
-            raise self.refuse(key, "true or false")
-        return value
-
-    def whole(self, key: str, default: int, high: int, null: int | None = None) -> int:
-        """An integer from 0 to `high`; null is what `null` says."""
-        value = self._take(key, default)
-        value = null if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= high:
-            raise self.refuse(key, f"a whole number up to {high}")
-        return value
-
-    def number(self, key: str, default: float) -> float:
-        """A finite number."""
-        value = self._take(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e12:
-            raise self.refuse(key, "a number")
-        if not math.isfinite(value):
-            raise self.refuse(key, "a number")
-        return float(value)
-
-    def choice(self, key: str, default: Any, options: tuple[Any, ...]) -> Any:
-        """One of a few values."""
-        value = self._take(key, default)
-        if isinstance(value, list | dict) or value not in options:
-            raise self.refuse(key, " or ".join(json.dumps(option) for option in options))
-        return value
-
-    def row(self, key: str, kind: type) -> list[Any]:
-        """A list of 1 to 16 values of one type."""
-        value = self._take(key, None)
-        if not isinstance(value, list) or not 1 <= len(value) <= 16:
-            raise self.refuse(key, "a list of 1 to 16")
-        if not all(type(item) is kind for item in value):
-            raise self.refuse(key, f"a list of {kind.__name__}")
-        return list(value)
-
-    def has(self, key: str) -> bool:
-        """Whether a key has a value; null is none."""
-        return self.values.get(key) is not None
-
-    def close(self) -> None:
-        """Refuses keys that nobody asked for.
-
-        Raises:
-            CheckpointError: There is one with a value.
-        """
-        for key in self.values:
-            if not key.startswith("_") and key not in self.used and self.has(key):
-                raise self.refuse(key, "leaving it out")
-
-    def _take(self, key: str, default: Any) -> Any:
-        self.used.add(key)
-        return self.values.get(key, default)
 
 
 def network(fields: Fields, facts: Mapping[str, Any]) -> tuple[Adm, int, int, int]:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from cmtool.errors import CheckpointError, Say
-from cmtool.foreign._diffusers_config import Fields, network, process
+from cmtool.foreign._diffusers_config import network, process
+from cmtool.foreign._json import Fields
 from cmtool.foreign._keymap import check_names, check_shapes, key_table, skeleton
 from cmtool.foreign.base import Published, numbered, published_times
 from cmtool.foreign.torch_file import open_file

@@ -12,7 +12,8 @@ from torch import Tensor
 import cmtool
 from cmtool.errors import silent
 from cmtool.foreign import diffusers as reader
-from cmtool.foreign._diffusers_config import Fields, network
+from cmtool.foreign._diffusers_config import network
+from cmtool.foreign._json import Fields
 from cmtool.foreign._keymap import skeleton
 from cmtool.networks.adm import Adm
 from cmtool.sampling import sample_consistency, sample_ode

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 
 from cmtool.errors import CheckpointError, silent
 from cmtool.foreign import diffusers, hub
-from cmtool.foreign._diffusers_config import Fields, network, process
+from cmtool.foreign._diffusers_config import network, process
+from cmtool.foreign._json import Fields
 from cmtool.foreign._keymap import skeleton
 from cmtool.networks.adm import Adm
 
