@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-MAX_STEPS = 2_000_000
+MAX_STEPS = 1_000_000
 MAX_STACK = 100_000
 MAX_NESTING = 1000
 MAX_TEXT = 16 * 2**20

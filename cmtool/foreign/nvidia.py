@@ -17,7 +17,7 @@ from cmtool.foreign import edm2
 from cmtool.foreign._keymap import check_names, check_shapes, key_table, skeleton
 from cmtool.foreign._persistence import Module, module, tensors
 from cmtool.foreign.base import Published, numbered
-from cmtool.foreign.torch_file import TorchFile
+from cmtool.foreign.torch_file import HINT, TorchFile
 from cmtool.networks.adm import Adm
 from cmtool.networks.ddpmpp import Ddpmpp
 from cmtool.networks.edm2 import Edm2
@@ -74,9 +74,9 @@ def read(file: TorchFile, facts: Mapping[str, Any], say: Say) -> Published:
     except CheckpointError as error:
         if str(file.path) in error.message:
             raise
-        raise CheckpointError(f"'{file.path}': {error.message}", error.hint) from None
+        raise CheckpointError(f"'{file.path}': {error.message}", error.hint or HINT) from None
     except ValueError as error:  # A description that no network has.
-        raise CheckpointError(f"'{file.path}': {error}") from None
+        raise CheckpointError(f"'{file.path}': {error}", HINT) from None
 
 
 def _read(file: TorchFile, root: Module, facts: Mapping[str, Any], say: Say) -> Published:

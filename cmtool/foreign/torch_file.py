@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cmtool.errors import CheckpointError
-from cmtool.pickled import Call, Name, Reference, Refused, read
+from cmtool.pickled import MAX_NAME, Call, Name, Reference, Refused, read
 
 _NAMES = {
     "collections.OrderedDict",
@@ -51,7 +51,7 @@ _STORAGES = {
 # What `torch.save` begins with when it makes no zip archive.
 _MAGIC = 0x1950A86A20F9469CFC6C
 _MAX_AXES = 8
-_HINT = "nothing in it was run; fetch the file again, or from its publisher"
+HINT = "nothing in it was run; fetch the file again, or from its publisher"
 
 
 @dataclass
@@ -93,13 +93,15 @@ class TorchFile:
         """
         if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
             return None
+        if not all(name.isprintable() and len(name) <= MAX_NAME for name in values):
+            raise _refusal(self.path, Refused("it has a weight with no name to show"))
         state = {name: self.tensor(value) for name, value in values.items()}
         found = {name: tensor for name, tensor in state.items() if tensor is not None}
         # Tensors may share a storage, so that each is small enough and all together are not.
         claimed = sum(tensor.numel() for tensor in found.values())
         if claimed > self.size:
             raise CheckpointError(
-                f"'{self.path}' claims {claimed:,} numbers in {self.size:,} bytes", _HINT
+                f"'{self.path}' claims {claimed:,} numbers in {self.size:,} bytes", HINT
             )
         return found if len(found) == len(state) else None
 
@@ -160,11 +162,13 @@ def open_file(path: Path) -> TorchFile:
 
 def _refusal(path: Path, problem: Exception) -> CheckpointError:
     reason = str(problem) if isinstance(problem, Refused) else "it is damaged"
-    return CheckpointError(f"'{path}' is not opened: {reason}", _HINT)
+    return CheckpointError(f"'{path}' is not opened: {reason}", HINT)
 
 
 def _allowed(name: str) -> bool:
-    return name in _NAMES or name in _STORAGES or name.startswith("torch.nn.modules.")
+    # Such as torch.nn.modules.container.ModuleDict.
+    layer = name.startswith("torch.nn.modules.") and name.count(".") == 4
+    return layer or name in _NAMES or name in _STORAGES
 
 
 def _reference(value: Reference) -> tuple[str, torch.dtype, int]:
