@@ -130,10 +130,17 @@ def test_ct_has_it_for_no_other():
     assert (ct - cd).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("name", registry.names("solvers"))
+ODE_SOLVERS = [
+    name for name in registry.names("solvers") if not registry.load("solvers", name).stochastic
+]
+
+
+@pytest.mark.parametrize("name", ODE_SOLVERS)
 def test_cd_takes_any_solver_and_several_substeps(name):
-    """n steps of a method of order p leave 1 / n^p of one step's residual."""
+    """n steps of a method of order p leave 1 / n^p of one step's residual. A multistep method's
+    first step, which has no history, is Euler's, and the order of what follows two at least."""
     solver = registry.load("solvers", name)()
+    multistep = solver.nfe == 1 < solver.order
     teacher = model(ORACLE.denoise, KARRAS, "diffusion", (1, 1, 1))
     student = model(ORACLE.consistency, KARRAS, "consistency", (1, 1, 1))
     x, z, shares = joint()
@@ -147,7 +154,10 @@ def test_cd_takes_any_solver_and_several_substeps(name):
 
     for substeps in (2, 4):
         found = order(residual(1), residual(substeps), substeps)
-        assert found.item() == pytest.approx(solver.order, abs=0.1)
+        if multistep:
+            assert found > 2 - 0.1
+        else:
+            assert found.item() == pytest.approx(solver.order, abs=0.1)
 
 
 @pytest.mark.parametrize(("form", "first", "last"), [("paper", 0.95, 201), ("openai", 0.9025, 200)])

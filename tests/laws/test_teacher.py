@@ -4,9 +4,17 @@ import pytest
 import torch
 
 from cmtool import registry
+from cmtool.errors import RecipeError
+from cmtool.sampling import sample_ode
 from cmtool.schedules.karras import Karras
+from cmtool.solvers.ancestral import Ancestral
+from cmtool.solvers.churn import Churn
+from cmtool.solvers.deis import DEIS
+from cmtool.solvers.dpmpp_2m import DPMpp2M
+from cmtool.solvers.dpmpp_3m import DPMpp3M
 from cmtool.solvers.euler import Euler
 from cmtool.solvers.heun import Heun
+from cmtool.solvers.unipc import UniPC
 from cmtool.teacher import Teacher
 from cmtool.tensors import Batch, expand
 from tests.oracles import Gaussian, model
@@ -60,3 +68,32 @@ def test_substeps_bring_the_step_closer_to_the_exact_flow(substeps):
 
     # Heun's global order is 2: twice the sub-steps, a quarter of the error (at least a third here).
     assert error(2 * substeps) < error(substeps) / 3
+
+
+@pytest.mark.parametrize("solver", [DPMpp2M(), DPMpp3M(), DEIS(), UniPC()], ids=str)
+def test_substeps_share_a_history(solver):
+    """So the second is no first-order step any more: four leave less than four of Euler's do, and
+    they are the path that sampling takes."""
+    schedule, batch = Karras(), Batch(torch.zeros(SHAPE))
+    oracle = Gaussian(schedule)
+    exact = model(oracle.denoise, schedule, "diffusion", SHAPE[1:])
+    x, (t, r) = torch.randn(SHAPE).double() * 5, schedule.grid(10)[[3, 4], None].expand(2, 3)
+    truth = oracle.flow(x, t, r)
+
+    def found(solver, substeps):
+        return Teacher(schedule, solver, exact, substeps=substeps).step(x, t, r, batch).detach()
+
+    def error(solver, substeps):
+        return float((found(solver, substeps) - truth).abs().max())
+
+    assert error(solver, 1) == pytest.approx(error(Euler(), 1))
+    assert error(solver, 4) < error(Euler(), 4) / 3
+    times = schedule.between(t[0], r[0], 5)
+    walked = sample_ode(oracle.denoise, schedule, [solver] * 4, x, times, finish=False)
+    torch.testing.assert_close(found(solver, 4), walked, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("solver", [Ancestral(), Churn()], ids=str)
+def test_a_teacher_refuses_a_solver_that_adds_noise(solver):
+    with pytest.raises(RecipeError, match="adds noise"):
+        Teacher(Karras(), solver)
