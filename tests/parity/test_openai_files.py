@@ -48,7 +48,7 @@ def test_every_golden_file(file: Path, form: str):
     assert distance(model, golden.tensors(file.stem), form) <= 1e-5
 
 
-@pytest.mark.parametrize(("name", "kind"), zip(CASES, cycle(NAMES), strict=False))
+@pytest.mark.parametrize(("name", "kind"), list(zip(CASES, cycle(NAMES), strict=False)))
 def test_every_case_as_a_file(name: str, kind: str, tmp_path: Path):
     file = written(name, kind, tmp_path)
     tolerance = 1e-2 if kind.startswith("target") else 1e-5
