@@ -130,6 +130,8 @@ def _draw_weights(network: nn.Module, generator: torch.Generator) -> None:
             gain = math.sqrt(len(parameter) / parameter.numel())
             drawn = torch.randn(parameter.shape, generator=generator) * gain
             parameter.copy_(drawn.to(parameter))
+        elif parameter.ndim == 0:  # A gain, which starts at zero as well.
+            parameter.fill_(1.0)
 
 
 def _cure(recipe: Recipe) -> str:

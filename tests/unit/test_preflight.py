@@ -7,14 +7,26 @@ import torch
 
 from cmtool.checkpoint import Meta, build
 from cmtool.errors import RecipeError
+from cmtool.losses.base import Loss
+from cmtool.losses.cd import CD
 from cmtool.losses.ct_continuous import CTContinuous
+from cmtool.losses.dsm import DSM
+from cmtool.losses.ect import ECT
+from cmtool.losses.pd import PD
+from cmtool.losses.scd import SCD
 from cmtool.losses.sct import SCT
 from cmtool.networks.adm import Adm
 from cmtool.networks.ddpmpp import Ddpmpp
+from cmtool.networks.edm2 import Edm2
 from cmtool.networks.ncsnpp import Ncsnpp
 from cmtool.networks.tiny import Tiny
 from cmtool.recipe import DenoiserSettings, Recipe, TrainSettings, parse
-from cmtool.workflows._preflight import check_tangent, time_ratio
+from cmtool.workflows._preflight import (
+    check_scalings,
+    check_tangent,
+    say_known_trouble,
+    time_ratio,
+)
 
 SMALL = {"channels": 32, "channel_mult": (1, 2), "blocks": 1, "attention": (4,)}
 
@@ -99,3 +111,46 @@ def test_a_wild_embedding_is_refused_unless_allowed():
     assert "warning" in checked(replace(wild, loss=SCT(tangent_limit=1e6)))[1]
     with pytest.raises(RecipeError, match=r"tangent_limit 0\.1"):
         checked(recipe(Tiny(width=16), SCT(tangent_limit=0.1)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "loss", "message"),
+    [
+        ({"scalings": "ddpm", "prediction": "sample"}, CD(), "is the identity at no noise level"),
+        ({"scalings": "ddpm", "prediction": "sample"}, ECT(), "is the identity at no noise level"),
+        ({"scalings": "vp"}, SCD(), "written for denoiser.scalings 'edm', not 'vp'"),
+        ({"scalings": "ddpm"}, CTContinuous(), "knows numbered levels alone"),
+    ],
+)
+def test_scalings_that_a_loss_cannot_take(fields, loss: Loss, message: str):
+    with pytest.raises(RecipeError, match=message) as caught:
+        check_scalings(DenoiserSettings(**fields), loss)
+    assert "--method" in caught.value.hint
+
+
+def test_scalings_that_a_loss_can_take():
+    for form in ("edm", "vp", "ve", "ddpm"):
+        check_scalings(DenoiserSettings(scalings=form), CD())
+    check_scalings(DenoiserSettings(scalings="ddpm", prediction="sample"), PD())
+    check_scalings(DenoiserSettings(scalings="vp"), CTContinuous())
+    check_scalings(DenoiserSettings(), SCD())
+
+
+def test_edm2s_trouble_is_said_before_it_becomes_a_consistency_model():
+    said = []
+    for network, loss in ((Edm2(), DSM()), (Edm2(), ECT()), (Ddpmpp(), CD())):
+        say_known_trouble(recipe(network, loss), said.append)
+    assert not said
+    say_known_trouble(recipe(Edm2(), CD()), said.append)
+    assert "known to fail as a consistency model" in said[0]
+    assert "--method ect" in said[1]
+
+
+def test_edm2s_cure_slows_its_time_input():
+    """1.5 and 0.03 times the output with these random weights."""
+    small = {"channels": 32, "channel_mult": (1, 2), "blocks": 1, "attention": (4,)}
+    ratio, _ = max(time_ratio(model(recipe(Edm2(**small))), fresh=True))
+    slow = Edm2(**small, fourier_scale=0.02, normalize_affine=True)
+    cured, _ = max(time_ratio(model(recipe(slow)), fresh=True))
+    assert ratio > 0.5
+    assert cured < 0.1
