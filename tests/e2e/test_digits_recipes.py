@@ -5,7 +5,9 @@ import math
 
 import pytest
 
+import cmtool
 from cmtool import registry
+from cmtool.errors import RecipeError
 from cmtool.workflows import distill, train
 from cmtool.workflows.fit import Job, Listeners, fit
 
@@ -40,6 +42,23 @@ def test_a_few_steps(folder, method):
     losses = run(method, folder, *small, "train.steps=10", "train.batch_size=32")
     assert len(losses) == 10
     assert all(map(math.isfinite, losses))
+
+
+@pytest.mark.parametrize("substeps", [1, 4])
+def test_cd_with_a_multistep_solver(folder, substeps):
+    """One step of the student comes nearer to the end of the teacher's path than one of the
+    teacher's own."""
+    settings = ("train.steps=100", "train.batch_size=32", "train.lr_warmup=5")
+    run("cd", folder, *settings, "solver.name=dpmpp-2m", f"teacher.substeps={substeps}")
+    end = cmtool.sample(folder / "dsm", 64, steps=35)
+    far = cmtool.sample(folder / "dsm", 64, steps=1) - end
+    near = cmtool.sample(folder / "cd", 64, steps=1) - end
+    assert near.square().mean() < 0.8 * far.square().mean()
+
+
+def test_cd_refuses_a_solver_that_adds_noise(folder):
+    with pytest.raises(RecipeError, match="'churn' adds noise"):
+        run("cd", folder, "solver.name=churn", "train.steps=2")
 
 
 @pytest.mark.slow
