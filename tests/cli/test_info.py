@@ -117,3 +117,12 @@ def test_the_next_command_can_be_typed(tmp_path: Path, monkeypatch: pytest.Monke
         done = cmtool(*words[1:])
         assert done.exit_code == 0, done.stderr
         assert Path(f"{path.stem}.png").is_file()
+
+
+def test_the_page_names_every_preset_and_fact():
+    from cmtool.workflows.load import FACTS, PRESETS
+
+    page = (Path(__file__).parents[2] / "docs" / "weights.md").read_text(encoding="utf-8")
+    words = set(re.findall(r"`([\w-]+)`", page))
+    assert set(PRESETS) <= words
+    assert set(FACTS) - {"preset"} <= words
