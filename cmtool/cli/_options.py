@@ -72,6 +72,22 @@ ResumeOpt = Annotated[
     bool,
     typer.Option("--resume", help="Go on where it was stopped.", rich_help_panel="Output"),
 ]
+CompareOpt = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL@STEPS,...",
+        help="One picture, a row for each of these; MODEL itself if only @STEPS.",
+        rich_help_panel="Output",
+    ),
+]
+TrajectoryOpt = Annotated[
+    bool,
+    typer.Option(
+        "--trajectory",
+        help="The path from noise to images: --out FILE.gif or a strip, FILE.png.",
+        rich_help_panel="Output",
+    ),
+]
 BatchSizeOpt = Annotated[
     int | None,
     typer.Option(help="Images at a time; changes no image.", rich_help_panel="Performance"),

@@ -4,6 +4,7 @@ import typer
 
 from cmtool.cli import _options as opt
 from cmtool.cli._console import counting_bar, result, say
+from cmtool.errors import RecipeError
 
 
 def register(app: typer.Typer) -> None:
@@ -27,6 +28,8 @@ def sample(
     out: opt.ImagesOutOpt = None,
     overwrite: opt.OverwriteOpt = False,
     resume: opt.ResumeOpt = False,
+    compare: opt.CompareOpt = None,
+    trajectory: opt.TrajectoryOpt = False,
     weights: opt.WeightsOpt = "ema",
     facts: opt.FactsOpt = [],  # noqa: B006 - Typer copies it
     device: opt.DeviceOpt = None,
@@ -42,17 +45,22 @@ def sample(
 
     - `cmtool sample runs/digits-dsm --steps 35 --solver heun` : the teacher
 
+    - `cmtool sample runs/digits-cd --compare @1,@2,runs/digits-dsm@35 --out three.png` : rows
+
     - `cmtool sample runs/cifar10-cd --n 50000 --out samples.npz` : for ADM's evaluator
     """
     from cmtool.workflows.load import parse_facts
-    from cmtool.workflows.sample import Request, sample_to_files
+    from cmtool.workflows.sample import Request, compare_to_file, path_to_file, sample_to_files
 
     request = Request(
         *(n, steps, times, solver, schedule, gamma, seed, label, per_label, guidance, truncation),
-        *(out, overwrite, batch_size, resume),
+        *(out, overwrite, batch_size, resume, compare),
     )
+    if compare is not None and trajectory:
+        raise RecipeError("--compare and --trajectory exclude each other")
+    way = path_to_file if trajectory else sample_to_files if compare is None else compare_to_file
     with counting_bar("images") as progress:
-        report = sample_to_files(
+        report = way(
             model,
             request,
             weights=weights,

@@ -1,7 +1,8 @@
 """Draws images from a model."""
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,6 +26,15 @@ from cmtool.workflows._output import check_target, draft_of, open_draft
 from cmtool.workflows._processes import processes
 from cmtool.workflows._sharded import Progress, draw_sharded
 from cmtool.workflows._times import parse_times
+from cmtool.workflows._views import (
+    Pixels,
+    check_picture,
+    draw_pixels,
+    frames_of,
+    parse_variants,
+    save_comparison,
+    save_path,
+)
 from cmtool.workflows.load import load, newest_run, open_model, pick_device
 
 
@@ -48,6 +58,7 @@ class Request:
         overwrite: Whether `out` may exist.
         batch_size: Images at a time; None suits the device.
         resume: Whether to go on with `out`, which was stopped.
+        compare: Ways to draw beside each other, see `parse_variants`.
     """
 
     n: int | None = None
@@ -65,6 +76,7 @@ class Request:
     overwrite: bool = False
     batch_size: int | None = None
     resume: bool = False
+    compare: str | None = None
 
 
 @dataclass(frozen=True)
@@ -170,6 +182,116 @@ def sample_to_files(
     return SampleReport(draft.paths, plan, n)
 
 
+def compare_to_file(
+    path: Path | None,
+    request: Request,
+    *,
+    weights: str = "ema",
+    facts: Mapping[str, object] | None = None,
+    device: str | None = None,
+    say: Say = silent,
+    progress: Progress = lambda done, total: None,
+) -> SampleReport:
+    """Draws the same seeds and classes in several ways into one picture, a row each.
+
+    Args:
+        path: The model of the variants that name none; None as in `sample_to_files`.
+        request: What to draw, and how where a variant does not say; a solver and a gamma are for
+            the models that take them.
+        weights: See `load`.
+        facts: Of models that are files, see `load`.
+        device: See `load`.
+        say: Is told what is drawn how.
+        progress: Is told (images done, images in all).
+
+    Raises:
+        CmtoolError: As `sample_to_files`; also if the models' images or classes differ.
+    """
+    _check_picture_request(request)
+    variants = parse_variants(request.compare or "")
+    out = request.out or _free(Path("samples", "compare.png"))
+    check_picture(out, [".png"], overwrite=request.overwrite)
+    rows: dict[str, Pixels] = {}
+    names: list[str] = []
+    shapes: dict[tuple[tuple[int, int, int], tuple[str, ...]], str] = {}
+    for given, steps in variants:
+        model_path = given or path or newest_run(Path("runs"), "consistency", say)
+        known = None if model_path.is_dir() else facts
+        opened = open_model(model_path, weights=weights, facts=known, say=say)
+        model = opened.denoiser.to(pick_device(device))
+        shapes[model.image_shape, model.classes] = opened.source
+        _check_comparable(shapes)
+        asked = replace(request, steps=steps or request.steps, n=request.n or 8)
+        unfit = {"solver": None} if model.kind == "consistency" else {"gamma": 1.0}
+        plan = _plan(model, replace(asked, **unfit))
+        n = image_count(plan, model, None if request.per_label else asked.n)
+        say(f"{model.kind} model {opened.source}: {plan}")
+        row = f"{_name(model_path)}, NFE {plan.nfe}"
+        row = f"{row} ({len(rows) + 1})" if row in rows else row
+        rows[row], classes = draw_pixels(model, plan, n, request.seed)
+        progress(n * len(rows), n * len(variants))
+        names = names or classes
+    save_comparison(out, rows, names, request.seed)
+    return SampleReport((out,), plan, n)
+
+
+def path_to_file(
+    path: Path | None,
+    request: Request,
+    *,
+    weights: str = "ema",
+    facts: Mapping[str, object] | None = None,
+    device: str | None = None,
+    say: Say = silent,
+    progress: Progress = lambda done, total: None,
+) -> SampleReport:
+    """Draws the path from noise to images, as a GIF or as a strip (`.png`): at each noise level the
+    noisy image and the network's estimate.
+
+    Args:
+        path: As in `sample_to_files`.
+        request: What to draw, and where to.
+        weights: See `load`.
+        facts: See `load`.
+        device: See `load`.
+        say: Is told what is drawn how.
+        progress: Is told (images done, images in all).
+
+    Raises:
+        CmtoolError: As `sample_to_files`.
+    """
+    _check_picture_request(request)
+    path = path or newest_run(Path("runs"), "consistency", say)
+    out = request.out or _free(Path("samples", f"{_name(path)}-path.gif"))
+    check_picture(out, [".gif", ".png"], overwrite=request.overwrite)
+    opened = open_model(path, weights=weights, facts=facts, say=say)
+    model = opened.denoiser.to(pick_device(device))
+    plan = _plan(model, request)
+    n = image_count(plan, model, None if request.per_label else request.n or 4)
+    say(f"{model.kind} model {opened.source}: {plan}")
+    save_path(out, frames_of(model, plan, n, request.seed))
+    progress(n, n)
+    return SampleReport((out,), plan, n)
+
+
+def _check_picture_request(request: Request) -> None:
+    check_request(1 if request.n is None else request.n, request.seed)
+    if request.resume:
+        raise RecipeError("--resume is for many images, not for one picture", "drop --resume")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise RecipeError("this picture is drawn by one process", "run cmtool alone")
+
+
+def _check_comparable(shapes: Mapping[tuple[tuple[int, int, int], tuple[str, ...]], str]) -> None:
+    """A model without classes fits beside one with."""
+    if len({shape for shape, _ in shapes}) > 1:
+        told = ", ".join(f"{x}: {'x'.join(map(str, shape))}" for (shape, _), x in shapes.items())
+        raise RecipeError(f"--compare: the models' images differ: {told} (CxHxW)")
+    if len({classes for _, classes in shapes if classes}) > 1:
+        told = ", ".join(f"{x}: {len(classes)}" for (_, classes), x in shapes.items() if classes)
+        raise RecipeError(f"--compare: the models' classes differ: {told}")
+
+
 def _plan(model: Denoiser, request: Request) -> Plan:
     times = None if request.times is None else parse_times(request.times, model.precond.sigma_data)
     plan = plan_for(
@@ -185,14 +307,33 @@ def _free_folder(path: Path, plan: Plan, *, resume: bool) -> Path:
     Raises:
         DataError: None was.
     """
-    name = path.resolve().name if path.is_dir() else path.stem
-    base = Path("samples") / f"{name}-nfe{plan.nfe}"
-    free, number, begun = base, 2, None
-    while free.exists() or draft_of(free).exists():
-        begun = free if draft_of(free).exists() else begun
-        free, number = base.with_name(f"{base.name}-{number}"), number + 1
+    base = Path("samples") / f"{_name(path)}-nfe{plan.nfe}"
     if not resume:
-        return free
+        return _free(base)
+    begun, number = None, 1
+    while (folder := _numbered(base, number)).exists() or draft_of(folder).exists():
+        begun = folder if draft_of(folder).exists() else begun
+        number += 1
     if begun is None:
         raise DataError(f"nothing to resume for '{base}'", "drop --resume to begin")
     return begun
+
+
+def _free(base: Path) -> Path:
+    """The first of base, base-2, ... that is neither there nor begun."""
+    number = 1
+    while (path := _numbered(base, number)).exists() or draft_of(path).exists():
+        number += 1
+    return path
+
+
+def _numbered(base: Path, number: int) -> Path:
+    if number == 1:
+        return base
+    suffix = base.suffix if base.suffix in (".png", ".gif") else ""
+    return base.with_name(f"{base.name.removesuffix(suffix)}-{number}{suffix}")
+
+
+def _name(path: Path) -> str:
+    """What to call a model in a picture or a file's name."""
+    return path.resolve().name if path.is_dir() else path.stem
