@@ -86,8 +86,6 @@ def _model(path: Path, facts: Mapping[str, Any]) -> dict[str, str]:
         low, high, as_input = denoiser.guidable
         how = "as an input" if as_input else "classifier-free, two evaluations a step"
         described["guidance"] = f"{low:g} .. {high:g}, {how}"
-    for steps, levels in denoiser.times.items():
-        described[f"noise levels of --steps {steps}"] = ", ".join(f"{t:g}" for t in levels)
     if denoiser.grid:
         described["made for"] = f"{len(denoiser.grid) - 1} Euler steps between its own noise levels"
     if meta.step:
