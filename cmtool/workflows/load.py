@@ -63,13 +63,13 @@ def load(
     """Loads a model.
 
     Args:
-        model: A checkpoint or run directory, a `.safetensors` or `.pt` file of this tool, or an
-            OpenAI-style `.pt` state dict.
+        model: A checkpoint or run directory, a `.safetensors` or `.pt` file of this tool, or
+            published weights of OpenAI, NVIDIA, diffusers or the JAX code, see docs/weights.md.
         weights: Which weights of a directory: "ema" (the first average), "student" or a stored
             name.
         device: Where to put it; None is the best device of this machine.
-        facts: What an OpenAI-style file does not tell: image_size, head_channels, precond ("edm" or
-            "consistency"), sigma_min, sigma_max.
+        facts: What a file does not tell, see `FACTS`: preset (the name of a published file),
+            image_size, head_channels, precond ("edm" or "consistency"), sigma_min, sigma_max, ...
 
     Returns:
         The denoiser, float32, in evaluation mode. Call it as `denoiser(x, t, label=None)`: x (B, C,

@@ -177,6 +177,12 @@ def test_what_tells_the_kind(tmp_path: Path):
     assert opened(named, precond="edm")[0].kind == "diffusion"
 
 
+@pytest.mark.parametrize("folder", ["continuous-cd-l2", "cifar10-continuous-ct", "cifar10-cd-l1"])
+def test_a_folder_tells_the_kind(folder: str, tmp_path: Path):
+    file = write(tmp_path / folder / "checkpoints" / "checkpoint_40", SMALL, made(SMALL))
+    assert opened(file)[0].kind == "consistency"
+
+
 def test_a_target_network_means_consistency(tmp_path: Path):
     flat = jax.to_theirs(made(SMALL).state_dict(), SMALL, 8, 3)
     tree = flax_file.training_state(flax_file.nested(flat)) | {"target_params": {}}
