@@ -189,6 +189,7 @@ def _network(root: Module) -> Spec:
         "channel_mult": root.wholes("channel_mult", 1, 64, (1, 2, 2, 2) if song else (1, 2, 3, 4)),
         "blocks": root.whole("num_blocks", 1, 32, 4 if song else 3),
         "attention": root.wholes("attn_resolutions", 1, 4096, (16,) if song else (32, 16, 8)),
+        "augment_dim": root.whole("augment_dim", 0, 1000, 0),
     }
     if root.whole("channel_mult_emb", 1, 64, 4) != 4:
         raise CheckpointError(f"'{root.kind}' with an embedding of another width")

@@ -66,10 +66,8 @@ def test_no_pickle_runs_code(attack: str, tmp_path: Path) -> None:
 def test_the_refused_name_is_told() -> None:
     with pytest.raises(DataError) as caught:
         cifar_batch(ATTACKS["eval"], "data_batch_1")
-    assert caught.value.message == (
-        "'data_batch_1' is not a CIFAR-10 batch: it asks for 'builtins.eval', "
-        "which no CIFAR-10 file needs"
-    )
+    start = "'data_batch_1' is not a CIFAR-10 batch: it asks for 'builtins.eval' at byte "
+    assert caught.value.message.startswith(start)
 
 
 def test_the_stand_ins_cannot_be_poisoned() -> None:
@@ -111,7 +109,7 @@ def test_pickles_of_something_else(batch: object, reason: str) -> None:
 def test_a_shape_that_the_pixels_do_not_have() -> None:
     good = pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, 2]}, 4)
     assert good.count(b"K\x02M\x00\x0c\x86") == 1
-    with pytest.raises(DataError, match=r"cannot reshape array of size 6144 into shape \(9,3072\)"):
+    with pytest.raises(DataError, match="its pixels are not 9 rows of 3072 bytes"):
         cifar_batch(good.replace(b"K\x02M\x00\x0c\x86", b"K\x09M\x00\x0c\x86"), "batch")
 
 
