@@ -112,7 +112,7 @@ def module_of(kind: str, weights: Mapping[str, Any], **fields: Any) -> Call:
 
 
 SMALL = Ddpmpp(channels=8, channel_mult=(1,), blocks=1, attention=(), augment_dim=2)
-SIZE, CHANNELS, CLASSES = 8, 1, 3
+SIZE, CHANNELS, CLASSES = 8, 1, 10
 
 
 def small_weights(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
