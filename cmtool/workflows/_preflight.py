@@ -49,7 +49,14 @@ def check_scalings(settings: DenoiserSettings, loss: Loss) -> None:
 
 
 def say_known_trouble(recipe: Recipe, say: Say) -> None:
-    """Networks that are known to make bad consistency models."""
+    """Networks and scalings that are known to make consistency models hard to train."""
+    form = recipe.denoiser.scalings
+    loud = recipe.loss.kind == "consistency" and form in ("vp", "ve", "ddpm")
+    if loud and getattr(recipe.loss, "weighting", "snr") != "snr":
+        say(
+            f"note: with denoiser.scalings '{form}' an error of the network grows with the noise "
+            "level; --set loss.weighting=snr, or a small train.lr, keeps the training steady"
+        )
     safe = recipe.loss.kind != "consistency" or isinstance(recipe.loss, ECT)
     if isinstance(recipe.network, Edm2) and not safe:
         say(

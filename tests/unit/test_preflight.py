@@ -146,6 +146,18 @@ def test_edm2s_trouble_is_said_before_it_becomes_a_consistency_model():
     assert "--method ect" in said[1]
 
 
+def test_scalings_that_make_errors_grow_are_noted():
+    said = []
+    plain = recipe(Ddpmpp(), CD())
+    say_known_trouble(plain, said.append)
+    form = DenoiserSettings(scalings="vp")
+    say_known_trouble(replace(plain, denoiser=form, loss=CD(weighting="snr")), said.append)
+    say_known_trouble(replace(plain, denoiser=form, loss=DSM()), said.append)
+    assert not said
+    say_known_trouble(replace(plain, denoiser=form), said.append)
+    assert "--set loss.weighting=snr" in said[0]
+
+
 def test_edm2s_cure_slows_its_time_input():
     """1.5 and 0.03 times the output with these random weights."""
     small = {"channels": 32, "channel_mult": (1, 2), "blocks": 1, "attention": (4,)}
