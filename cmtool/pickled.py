@@ -53,6 +53,7 @@ def read(
     *,
     references: list[Reference] | None = None,
     start: int = 0,
+    steps: int = MAX_STEPS,
 ) -> tuple[Any, int]:
     """Reads one pickle, of protocol 2 to 5.
 
@@ -61,6 +62,7 @@ def read(
         allowed: Which names, "module.name", may occur; they stay words.
         references: Where to note what it refers to outside of itself; None refuses such.
         start: Where it begins.
+        steps: How many instructions it may take.
 
     Returns:
         The value, and where the pickle ends. It is made of None, bool, int, float, str, list,
@@ -72,7 +74,7 @@ def read(
     """
     machine = _Machine(memoryview(content), allowed, references, start)
     try:
-        return machine.run(), machine.at
+        return machine.run(steps), machine.at
     except (IndexError, KeyError, struct.error, UnicodeDecodeError):
         raise Refused(f"it is damaged at byte {machine.step}") from None
 
@@ -93,8 +95,8 @@ class _Machine:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
 
-    def run(self) -> Any:
-        for _ in range(MAX_STEPS):
+    def run(self, steps: int) -> Any:
+        for _ in range(steps):
             self.step = self.at
             code = self.content[self.at]
             self.at += 1
@@ -111,7 +113,7 @@ class _Machine:
             operation(self)
             if len(self.stack) > MAX_STACK or len(self.marks) > MAX_NESTING:
                 raise Refused(f"it is nested too deeply at byte {self.step}")
-        raise Refused(f"it takes more than {MAX_STEPS:,} instructions")
+        raise Refused(f"it takes more than {steps:,} instructions")
 
     # Parts of the content.
 

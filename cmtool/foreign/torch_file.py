@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cmtool.errors import CheckpointError
-from cmtool.pickled import MAX_NAME, Call, Name, Reference, Refused, read
+from cmtool.pickled import MAX_NAME, MAX_STEPS, Call, Name, Reference, Refused, read
 
 _NAMES = {
     "collections.OrderedDict",
@@ -51,6 +51,9 @@ _STORAGES = {
 # What `torch.save` begins with when it makes no zip archive.
 _MAGIC = 0x1950A86A20F9469CFC6C
 _MAX_AXES = 8
+_MAX_WEIGHTS = 10_000
+# A single storage takes about thirty.
+_BLOB_STEPS = 200
 HINT = "nothing in it was run; fetch the file again, or from its publisher"
 
 
@@ -82,7 +85,7 @@ class TorchFile:
             return None
         try:
             return self._rebuild(*value.args[:4])
-        except (Refused, TypeError) as problem:
+        except (Refused, TypeError, ValueError) as problem:
             raise _refusal(self.path, problem) from None
 
     def state(self, values: Any) -> dict[str, Tensor] | None:
@@ -93,6 +96,8 @@ class TorchFile:
         """
         if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
             return None
+        if len(values) > _MAX_WEIGHTS:
+            raise _refusal(self.path, Refused(f"it has {len(values):,} weights"))
         if not all(name.isprintable() and len(name) <= MAX_NAME for name in values):
             raise _refusal(self.path, Refused("it has a weight with no name to show"))
         state = {name: self.tensor(value) for name, value in values.items()}
@@ -129,12 +134,14 @@ class TorchFile:
             return self._storages[key]
         if not isinstance(value, Call) or value.path != "torch.storage._load_from_bytes":
             raise Refused("it has a tensor without a storage")
-        if id(value) not in self._blobs:
-            inner, storages, _ = _old_format(*value.args)
+        (content,) = value.args
+        # By the bytes, which many calls may share.
+        if id(content) not in self._blobs:
+            inner, storages = _old_format(content, _BLOB_STEPS)
             if not isinstance(inner, Reference):
                 raise Refused("it has a storage that is none")
-            self._blobs[id(value)] = storages[_reference(inner)[0]]
-        return self._blobs[id(value)]
+            self._blobs[id(content)] = storages[_reference(inner)[0]]
+        return self._blobs[id(content)]
 
 
 def open_file(path: Path) -> TorchFile:
@@ -151,7 +158,7 @@ def open_file(path: Path) -> TorchFile:
         content = path.read_bytes()
         first, _ = read(content, _allowed)
         if first == _MAGIC and type(first) is int:
-            value, storages, _ = _old_format(content)
+            value, storages = _old_format(content, MAX_STEPS)
             return TorchFile(path, value, size, storages)
         return TorchFile(path, first, size, {})
     except Refused as problem:
@@ -186,8 +193,8 @@ def _flat(data: bytearray, kind: torch.dtype) -> Tensor:
     return torch.frombuffer(data, dtype=kind)
 
 
-def _old_format(content: bytes | memoryview) -> tuple[Any, dict[str, Tensor], int]:
-    """A value of `torch.save`'s older format, its storages, and where it ends.
+def _old_format(content: Any, steps: int) -> tuple[Any, dict[str, Tensor]]:
+    """A value of `torch.save`'s older format and its storages.
 
     Five pickles: a magic number, a version, the machine, the value, the storages' keys; then each
     storage's length and numbers.
@@ -197,7 +204,7 @@ def _old_format(content: bytes | memoryview) -> tuple[Any, dict[str, Tensor], in
     references: list[Reference] = []
     at, parts = 0, []
     for _ in range(5):
-        part, at = read(content, _allowed, references=references, start=at)
+        part, at = read(content, _allowed, references=references, start=at, steps=steps)
         parts.append(part)
     magic, _, machine, value, keys = parts
     if type(magic) is not int or magic != _MAGIC or not isinstance(keys, list):
@@ -218,7 +225,7 @@ def _old_format(content: bytes | memoryview) -> tuple[Any, dict[str, Tensor], in
         at = end
     if len(storages) != len(known):
         raise Refused("it uses a storage that it does not list")
-    return value, storages, at
+    return value, storages
 
 
 def _zip(path: Path, size: int) -> tuple[Any, int, dict[str, Tensor]]:

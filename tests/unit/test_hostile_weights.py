@@ -19,7 +19,7 @@ import torch
 
 import cmtool
 from cmtool.errors import CheckpointError
-from cmtool.foreign import torch_file
+from cmtool.foreign import nvidia, torch_file
 from cmtool.pickled import Name
 from tests import nvidia_files as made
 from tests.nvidia_files import Raw, archive, blob, call, code, parameter, pickle_of, reference
@@ -252,6 +252,8 @@ SIZES: dict[str, bytes] = {
         {f"w{i}": parameter(BIG, storage=reference("0", BIG.numel())) for i in range(500)},
         [("0", BIG)],
     ),
+    "a storage of many instructions": in_blob(machine={"a": [1] * 1000}),
+    "a hundred thousand weights": archive({f"w{i}": None for i in range(100_000)}),
     "a packed file of zeros": with_entry("archive/data/999", bytes(50 * 2**20), packed=True),
     "a packed pickle": with_entry("other/data.pkl", bytes(50 * 2**20), packed=True),
     "2 million instructions": stack(b"]" + b"Na" * 1_000_000),
@@ -408,6 +410,19 @@ def test_a_storage_of_another_file_is_not_read(folder: Path) -> None:
     value = {"w": parameter(W, storage=reference("../../secret", W.numel()))}
     (folder / "model.pkl").write_bytes(archive(value, [("0", W)]))
     assert "for its storage" in refusal(folder / "model.pkl").message
+
+
+def test_bytes_that_weights_share_are_held_once(folder: Path) -> None:
+    shared = code(blob(torch.zeros(4 * 2**20)))
+    first, weights = Raw(shared + b"\x94"), {}
+    for name, tensor in made.small_weights().items():
+        storage = call("torch.storage._load_from_bytes", first)
+        first, weights[name] = Raw(get(0)), parameter(tensor, storage=storage)
+    (folder / "model.pkl").write_bytes(model(weights=weights))
+    before = peak()
+    held = torch_file.open_file(folder / "model.pkl")
+    assert nvidia.read(held, {}, print).image_shape == (1, 8, 8)
+    assert peak() - before < 100 * 2**20
 
 
 def test_weights_may_be_seen_from_several_sides(folder: Path) -> None:
