@@ -1,5 +1,7 @@
 """Whole denoisers against the reference: files through `cmtool.load`, else through the key map."""
 
+import os
+
 import pytest
 import torch
 
@@ -119,6 +121,7 @@ def test_iddpms_levels_are_the_stored_ones():
         torch.testing.assert_close(levels.flip(0), u[:-1], rtol=1e-3, atol=0)
 
 
+@pytest.mark.skipif("CMTOOL_GOLDEN" in os.environ, reason="another folder may hold fewer")
 def test_there_are_cases():
     assert len(OPENAI) >= 3
     assert {golden.cases()[name]["source"].split()[1] for name in NVIDIA} == WRAPPED.keys()
