@@ -76,7 +76,13 @@ def is_openai(state: Mapping[str, object]) -> bool:
     return tensors and all(mark in state for mark in marks)
 
 
-def read(path: Path, state: Mapping[str, Tensor], facts: Mapping[str, Any], say: Say) -> Published:
+def read(
+    path: Path,
+    state: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    say: Say,
+    image_size: int | None = None,
+) -> Published:
     """Reads a state dict for which `is_openai` holds.
 
     Args:
@@ -84,13 +90,21 @@ def read(path: Path, state: Mapping[str, Tensor], facts: Mapping[str, Any], say:
         state: The weights.
         facts: What the user knows of it, before the name.
         say: Is told every assumption.
+        image_size: What to assume where neither the user nor the name tells it.
 
     Raises:
         CheckpointError: The weights are not those of such a network, or facts are missing or wrong.
     """
-    usual = {"head_channels": 64, "precond": "edm", "sigma_min": 0.002, "sigma_max": 80.0}
+    usual: dict[str, Any] = {
+        "head_channels": 64,
+        "precond": "edm",
+        "sigma_min": 0.002,
+        "sigma_max": 80.0,
+    }
     keys = {"image_size", *usual}
     name, told = known_by_name(path, PRESETS, facts, keys, [path.stem])
+    if image_size is not None:
+        usual["image_size"] = image_size
     known = settle(path.name, told, usual, say)
     if "image_size" not in known:
         raise CheckpointError(

@@ -140,8 +140,7 @@ def open_model(
         meta, recipe = checkpoint.parse_config(config, str(path))
         return Model(checkpoint.restore(recipe, meta, state, str(path)), recipe, meta, str(path))
     if openai.is_openai(state):
-        known = facts if image_size is None else {"image_size": image_size, **facts}
-        return _from_published(openai.read(path, state, known, say), path)
+        return _from_published(openai.read(path, state, facts, say, image_size), path)
     some = ", ".join(sorted(state)[:3])
     raise CheckpointError(
         f"'{path}' holds weights of an unknown layout ({len(state)} tensors: {some}, ...)",
