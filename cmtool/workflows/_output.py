@@ -223,6 +223,7 @@ class Folder(Draft):
         super().__init__(target, n, shape)
         self.paths = (target, target / GRID)
         self._images = self.folder / "images"
+        self._digits = max(5, len(str(n - 1)))
 
     def begin(self, request: Mapping[str, object], *, resume: bool) -> None:
         """Also makes the folder for the PNG files."""
@@ -233,12 +234,18 @@ class Folder(Draft):
                     self._part_file(numbers).unlink()
             self._images.mkdir(exist_ok=True)
 
-    def _file(self, number: int) -> Path:
-        return self._images / f"{number:0{max(5, len(str(self.n - 1)))}d}.png"
+    def _file(self, number: int) -> str:
+        return f"{self._images}/{number:0{self._digits}d}.png"
 
     def _kept(self, numbers: range, pixels: Pixels) -> Mapping[str, Pixels]:
-        for number, image in zip(numbers, pixels, strict=True):
-            self._file(number).write_bytes(images.png(image))
+        for number, content in zip(numbers, images.pngs(pixels), strict=True):
+            # Half of the time of `write_bytes`.
+            file = os.open(self._file(number), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+            try:
+                while content:  # A full disk takes a part, then refuses.
+                    content = content[os.write(file, content) :]
+            finally:
+                os.close(file)
         return {}
 
     def _join(self) -> None:
@@ -247,7 +254,7 @@ class Folder(Draft):
             text = "".join(f"{label}\n" for label in labels)
             (self._images / LABELS).write_text(text, encoding="ascii")
         files = [self._file(number) for number in range(min(self.n, GRID_IMAGES))]
-        first = np.stack([images.read(file, file.name) for file in files])
+        first = np.stack([images.read(Path(file), file) for file in files])
         images.save_png(self._images / GRID, images.grid(first, _square(len(first))))
         if self.target.is_dir():
             shutil.rmtree(self.target)

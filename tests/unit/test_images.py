@@ -296,8 +296,8 @@ def test_png_is_written_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 3), (8, 8, 1), (5, 9, 3), (300, 40, 3)])
 @pytest.mark.parametrize("spread", [1, 256])
 def test_a_png_of_ours_is_read_back_by_pillow(shape: tuple[int, int, int], spread: int) -> None:
-    pixels = RNG.integers(0, spread, shape, dtype=np.uint8)
-    content = images.png(pixels)
+    batch = RNG.integers(0, spread, (3, *shape), dtype=np.uint8)
+    pixels, content = batch[1], images.pngs(batch)[1]
     with Image.open(io.BytesIO(content)) as picture:
         picture.load()  # Checks the sums of all chunks.
         assert picture.mode == {1: "L", 3: "RGB"}[shape[2]]
