@@ -4,7 +4,7 @@
 
 The data lie in the plane, six narrow Gaussians of unequal weight. 256 starts are solved from
 sigma 80 to 0.002, the closing denoising included, as `cmtool sample --steps N` would; the error is
-the root mean square distance to the same path solved with 2,000 steps of Heun's method. A solver
+the root mean square distance to the same path solved with 1,000 steps of DPM-Solver-3. A solver
 that adds noise has no path to keep to: for it and for Euler's method a second table has the
 distance between the distributions of 4,000 samples and the data (energy distance).
 """
@@ -91,10 +91,10 @@ def solve(solver: Solver, schedule: Schedule, nfe: int, n: int) -> Tensor:
 
 
 def errors(
-    schedule: Schedule, nfes: tuple[int, ...] = NFES, truth_steps: int = 2000
+    schedule: Schedule, nfes: tuple[int, ...] = NFES, truth_steps: int = 1000
 ) -> dict[str, list[float]]:
     """For each solver the error at each number of evaluations."""
-    truth = solve(Heun(), schedule, 2 * truth_steps + 1, STARTS)
+    truth = solve(DPMSolverFast(), schedule, 3 * truth_steps + 1, STARTS)
 
     def error(solver: Solver, nfe: int) -> float:
         return float((solve(solver, schedule, nfe, STARTS) - truth).square().sum(1).mean().sqrt())

@@ -18,8 +18,8 @@ class DEIS(Solver):
     noise (y - x0_hat) / lambda and the last `order` - 1. A path begins with its lower orders.
 
     Source:
-        Zhang & Chen 2022, arXiv 2204.13902, Eq. 14 (tAB-DEIS). They extrapolate in the time of
-        their schedule; in ln lambda the method is the same for every schedule.
+        Zhang & Chen 2022, arXiv 2204.13902 (tAB-DEIS). They extrapolate in the time of their
+        schedule; in ln lambda the method is the same for every schedule.
 
     Args:
         order: 1 to 3; 1 is Euler's method.

@@ -18,8 +18,8 @@ class DPMpp3M(Solver):
     answer and the last two. A path's first step is Euler's, its second one DPM-Solver++(2M)'s.
 
     Source:
-        Lu et al. 2022, arXiv 2211.01095, Section 4.2 and their Eq. 9. The authors' code halves the
-        curvature's weight, which leaves an order of 2; here it is whole.
+        Lu et al. 2022, arXiv 2211.01095, their multistep method for three answers. The authors'
+        code halves the curvature's weight, which leaves an order of 2; here it is whole.
     """
 
     order: ClassVar[int] = 3
