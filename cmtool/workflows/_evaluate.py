@@ -16,7 +16,7 @@ from cmtool.data.base import ImageSet
 from cmtool.data.catalog import open_data
 from cmtool.denoiser import Denoiser, Kind
 from cmtool.errors import CheckpointError, DataError, RecipeError, Say, did_you_mean
-from cmtool.metrics.frechet import Array, Moments, Running, frechet_distance, pixel_features
+from cmtool.metrics.frechet import Array, Gaussian, Running, frechet_distance, pixel_features
 from cmtool.workflows._draw import Plan, check_request, chunks, default_batch, draw
 from cmtool.workflows.load import Model, newest_run, open_model, pick_device
 
@@ -150,13 +150,13 @@ class FrechetDistance:
         running = Running()
         for part in chunks(len(subject.data), BATCH):
             running.add(self.features(subject.data.images(np.array(part))))
-        self.reference = running.moments()
+        self.reference = running.moments().rooted()
 
     def __call__(self, plan: Plan) -> float:
         """The distance of images that are drawn so."""
         return frechet_distance(self._drawn(plan), self.reference)
 
-    def _drawn(self, plan: Plan) -> Moments:
+    def _drawn(self, plan: Plan) -> Gaussian:
         model, request, running = self.subject.denoiser, self.subject.request, Running()
         for numbers in chunks(request.n, request.batch_size or default_batch(model)):
             x, _ = draw(model, plan, numbers, request.seed)
