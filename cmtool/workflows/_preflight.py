@@ -55,7 +55,7 @@ def say_known_trouble(recipe: Recipe, say: Say) -> None:
     if loud and getattr(recipe.loss, "weighting", "snr") != "snr":
         say(
             f"note: with denoiser.scalings '{form}' an error of the network grows with the noise "
-            "level; --set loss.weighting=snr, or a small train.lr, keeps the training steady"
+            "level; --set loss.weighting=snr helped in a short run from a vp teacher"
         )
     safe = recipe.loss.kind != "consistency" or isinstance(recipe.loss, ECT)
     if isinstance(recipe.network, Edm2) and not safe:

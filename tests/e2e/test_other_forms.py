@@ -1,7 +1,8 @@
 """Teachers that are not wrapped as EDM's are: a student of theirs starts from them and learns.
 
 Their c_out grows with the noise level, and with it every error of the network. So that few steps
-show something, the noise ends at 10 here; up to 80 loss.weighting = "snr" is what learns.
+show something, the noise ends at 10 here. Up to 80, in 80 steps from one VP teacher, loss.weighting
+= "snr" alone came nearer at every level; "karras" moved far away.
 """
 
 import json
