@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from cmtool import registry
+from cmtool import recipe, registry
 from cmtool.denoiser import Denoiser
+from cmtool.errors import RecipeError
 from cmtool.networks.tiny import Tiny
 from cmtool.preconditioner import EDM
 from cmtool.schedules.karras import Karras
@@ -361,3 +362,37 @@ def test_stochastic_solvers_ask_for_noise(solver):
 def test_fields_are_checked(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", ["ancestral", "churn", "unipc"])
+def test_an_image_does_not_depend_on_its_batch(name):
+    """Its noise along the way has its own stream too."""
+    model = _model()
+    plan = plan_for(model, 9, solver=name)
+    whole, _ = draw(model, plan, range(5), seed=3)
+    for i in range(5):
+        torch.testing.assert_close(
+            draw(model, plan, [i], seed=3)[0], whole[[i]], rtol=2e-5, atol=2e-6
+        )
+    assert not torch.equal(whole, draw(model, plan, range(5), seed=4)[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("midpoint", "middle", "cubic"),
+        ("dpm-solver-fast", "stages", 2),
+        ("deis", "order", 2),
+        ("unipc", "predictor", 1),
+        ("ancestral", "eta", 0.5),
+        ("churn", "s_churn", 30.0),
+    ],
+)
+def test_fields_are_recipe_keys(name, field, value):
+    text = "[data]\nname = 'digits'\n[loss]\nname = 'cd'\n[network]\nname = 'tiny'\n"
+    settings = [f"solver.name={name}", f"solver.{field}={value}"]
+    made = recipe.parse(text, "x.toml", settings).solver
+    assert getattr(made, field) == value
+    assert type(made)() != made
+    with pytest.raises(RecipeError, match=f"solver.{field}"):
+        recipe.parse(text, "x.toml", [settings[0], f"solver.{field}=what"])
