@@ -198,9 +198,10 @@ class RunOptions:
         return (*self.set_, *given)
 
 
-def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the options of `RunOptions` in place of its parameter `options`."""
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command, in place of its parameter `options`, the fields of that one's dataclass."""
     own = list(inspect.signature(command).parameters.values())
+    options_class = next(p.annotation for p in own if p.name == "options")
     shared = [
         inspect.Parameter(
             f.name,
@@ -208,12 +209,12 @@ def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
             default=f.default if f.default is not dataclasses.MISSING else [],
             annotation=f.type,
         )
-        for f in dataclasses.fields(RunOptions)
+        for f in dataclasses.fields(options_class)
     ]
 
     @functools.wraps(command)
     def wrapped(**values: Any) -> None:
-        options = RunOptions(**{p.name: values.pop(p.name) for p in shared})
+        options = options_class(**{p.name: values.pop(p.name) for p in shared})
         command(**values, options=options)
 
     parameters = [

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cmtool.cli._options import FactsOpt, RecipeArg, RunOptions, with_run_options
+from cmtool.cli._options import FactsOpt, RecipeArg, RunOptions, with_options
 from cmtool.cli._run import run
 
 
@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
     app.command()(distill)
 
 
-@with_run_options
+@with_options
 def distill(
     options: RunOptions,
     teacher: Annotated[
