@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cmtool import recipe as recipes
-from cmtool.denoiser import HEAD, Denoiser, Guidable
+from cmtool.denoiser import HEAD, Denoiser, Guidable, Use
 from cmtool.errors import CheckpointError, did_you_mean
 from cmtool.meta import Meta as Meta
 from cmtool.preconditioner import preconditioner
@@ -146,7 +146,7 @@ def _network(recipe: Recipe, meta: Meta) -> nn.Module:
         ) from None
 
 
-def _times(recipe: Recipe) -> dict[int, tuple[float, ...]]:
+def _times(recipe: Recipe) -> dict[Use, tuple[float, ...]]:
     """The recipe's noise levels to sample at, by their number.
 
     Raises:
@@ -292,12 +292,12 @@ def write_file(path: Path, meta: Meta, recipe: Recipe, weights: Mapping[str, Ten
     os.replace(work, path)
 
 
-def store_times(path: Path, times: Mapping[int, Sequence[float]]) -> Path:
+def store_times(path: Path, times: Mapping[Use, Sequence[float]]) -> Path:
     """Writes noise levels to sample at into a model, beside those it has; no weight is touched.
 
     Args:
         path: A checkpoint directory, a run directory (its latest checkpoint) or a single file.
-        times: Number of steps to that many decreasing noise levels.
+        times: Number of steps to that many decreasing noise levels; or an editor's name to its own.
 
     Returns:
         The directory or file that has changed.
@@ -313,7 +313,8 @@ def store_times(path: Path, times: Mapping[int, Sequence[float]]) -> Path:
         config, state = _own_file(path)
         meta, recipe = parse_config(config, str(path))
         target = path
-    meta = replace(meta, times=dict(sorted((meta.times | more).items())))
+    stored = meta.times | more
+    meta = replace(meta, times={use: stored[use] for use in sorted(stored, key="{:>4}".format)})
     Meta.parse(json.dumps(asdict(meta)), f"the new description of {target}")
     try:
         if path.is_dir():

@@ -19,6 +19,8 @@ from cmtool.schedules.base import Schedule
 from cmtool.tensors import Batch, Denoise, expand
 
 Kind = Literal["diffusion", "consistency"]
+Use = int | str
+"""What noise levels are for: so many steps of drawing, or an editor."""
 
 
 class Guidable(NamedTuple):
@@ -75,7 +77,7 @@ class Denoiser(nn.Module):
             an image, as in progressive distillation. Empty for models of any levels.
         guidable: Which guidance it was trained for; None is none.
         times: Number of steps to so many decreasing noise levels, at which a consistency model is
-            sampled in place of the schedule's.
+            sampled in place of the schedule's; or an editor's name to its levels.
 
     Example:
         >>> model = Denoiser(nn.Identity(), EDM(), None, "diffusion", (1, 2, 2))
@@ -93,7 +95,7 @@ class Denoiser(nn.Module):
         classes: tuple[str, ...] = (),
         grid: tuple[float, ...] = (),
         guidable: Guidable | None = None,
-        times: Mapping[int, tuple[float, ...]] | None = None,
+        times: Mapping[Use, tuple[float, ...]] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -104,7 +106,7 @@ class Denoiser(nn.Module):
         self.classes = classes
         self.grid = grid
         self.guidable = guidable
-        self.times = dict(times or {})
+        self.times: dict[Use, tuple[float, ...]] = dict(times or {})
         self.log_weight: LogWeight | None = None
 
     @property

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import torch
 
-from cmtool.denoiser import Denoiser, Kind
+from cmtool.denoiser import Denoiser, Kind, Use
 from cmtool.errors import CheckpointError
 
 FORMAT = 1
@@ -24,7 +24,7 @@ class Meta:
         image_shape: (C, H, W).
         classes: The classes' names.
         grid: Noise levels that the model was made for, see `Denoiser`.
-        times: Noise levels to sample at by their number, see `Denoiser`.
+        times: Noise levels to sample at by their number, or to edit at, see `Denoiser`.
         step: Optimizer steps taken.
         images: Training images seen.
         weights: Names of the weights in a checkpoint directory.
@@ -38,7 +38,7 @@ class Meta:
     image_shape: tuple[int, int, int]
     classes: tuple[str, ...] = ()
     grid: tuple[float, ...] = ()
-    times: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    times: dict[Use, tuple[float, ...]] = field(default_factory=dict)
     step: int = 0
     images: int = 0
     weights: tuple[str, ...] = ()
@@ -98,10 +98,13 @@ class Meta:
             ) from None
 
 
-def _times(stored: Mapping[str, list[float]]) -> dict[int, tuple[float, ...]]:
-    times = {int(steps): tuple(map(float, levels)) for steps, levels in dict(stored).items()}
-    for steps, levels in times.items():
-        falls = list(levels) == sorted(set(levels), reverse=True)
-        if not len(levels) == steps > 0 or not falls or not all(0 < t < math.inf for t in levels):
-            raise ValueError(f"times for {steps} steps are {levels}")
+def _times(stored: Mapping[str, list[float]]) -> dict[Use, tuple[float, ...]]:
+    times: dict[Use, tuple[float, ...]] = {}
+    for key, levels in dict(stored).items():
+        use: Use = key if key.isidentifier() else int(key)
+        times[use] = tuple(map(float, levels))
+        falls = list(times[use]) == sorted(set(times[use]), reverse=True)
+        finite = len(levels) > 0 and all(0 < t < math.inf for t in times[use])
+        if not falls or not finite or use not in (key, len(levels)):
+            raise ValueError(f"times for '{use}' are {levels}")
     return times

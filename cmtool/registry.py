@@ -19,6 +19,7 @@ KINDS = {
     "schedules": "Schedule",
     "solvers": "Solver",
     "losses": "Loss",
+    "editors": "Editor",
 }
 """Kind, which is also the folder, to the class of its `base.py` that its components derive from."""
 

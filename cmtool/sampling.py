@@ -26,7 +26,7 @@ def sample_consistency(
     x: Tensor,
     times: Tensor,
     *,
-    rng: SeedRng,
+    rng: Noise,
     gamma: float = 1.0,
     project: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
@@ -110,3 +110,24 @@ def sample_ode(
         history.append(Point(t, x, x0_hat))
         x = x_r.to(x)
     return (denoise(x, steps[-1]) if finish else schedule.to_edm(x, steps[-1])[0]).to(x)
+
+
+def trajectory_end(denoise: Denoise, schedule: Schedule, solvers: Sequence[Solver]) -> Denoise:
+    """A diffusion model in the place of a consistency function: x_t to the end of the trajectory
+    through it, by the ODE. All images of a call share one time.
+
+    Args:
+        denoise: The denoiser.
+        schedule: What the times mean.
+        solvers: The steps from t down to t_min; one more evaluation removes the noise left there.
+            With none the answer is the denoiser's own.
+    """
+
+    def end(x: Tensor, t: Tensor) -> Tensor:
+        times = t[:1]
+        if solvers:
+            last = torch.full_like(times[0], schedule.t_min)
+            times = schedule.between(times[0], last, len(solvers) + 1)
+        return sample_ode(denoise, schedule, solvers, x, times)
+
+    return end

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cmtool.denoiser import Kind
+from cmtool.denoiser import Kind, Use
 from cmtool.errors import CheckpointError, Say
 from cmtool.networks.base import Network
 from cmtool.schedules.base import Schedule
@@ -38,7 +38,7 @@ class Published:
     image_shape: tuple[int, int, int]
     classes: tuple[str, ...] = ()
     origin: dict[str, str] = field(default_factory=dict)
-    times: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    times: dict[Use, tuple[float, ...]] = field(default_factory=dict)
 
 
 def known_by_name(
@@ -108,7 +108,7 @@ on. None is published for cd_cat256.
 """
 
 
-def published_times(name: str) -> dict[int, tuple[float, ...]]:
+def published_times(name: str) -> dict[Use, tuple[float, ...]]:
     """Published noise levels of a published consistency model, by its file's or folder's name.
 
     Example:

@@ -94,12 +94,7 @@ def plan_for(
     Raises:
         RecipeError: The wishes contradict each other or the model.
     """
-    if steps is not None and times is not None:
-        raise RecipeError("--steps and --times exclude each other", "--times alone says how many")
-    if steps is not None and steps < 1:
-        raise RecipeError(f"--steps must be at least 1, got {steps}", "--steps 1")
-    if times is not None:
-        check_times(model, times)
+    _check_wish(model, steps, times)
     if not 0 <= gamma <= 1:
         raise RecipeError(f"--gamma must lie between 0 and 1, got {gamma:g}", "--gamma 0.5")
     frame = None if schedule is None else _frame(model, schedule)
@@ -254,6 +249,35 @@ def consistency_times(model: Denoiser, steps: int, frame: Schedule | None = None
     last = max(3.2 * model.precond.sigma_data / steps, schedule.noise_range[0])
     end = schedule.from_sigma(torch.tensor(last, dtype=torch.float64))
     return schedule.sigma(schedule.between(start[0], end, steps))
+
+
+def edit_levels(
+    model: Denoiser,
+    editor: str,
+    default: int,
+    steps: int | None = None,
+    times: Sequence[float] | None = None,
+) -> Tensor:
+    """Noise levels for an editor, (n,) float64: those asked for, else those that the model stores
+    under its name, else `default` of them.
+
+    Raises:
+        RecipeError: The wishes contradict each other or the model.
+    """
+    _check_wish(model, steps, times)
+    chosen = times or (model.times.get(editor) if steps is None else None)
+    if chosen is None:
+        return consistency_times(model, steps or default)
+    return torch.tensor(chosen, dtype=torch.float64)
+
+
+def _check_wish(model: Denoiser, steps: int | None, times: Sequence[float] | None) -> None:
+    if steps is not None and times is not None:
+        raise RecipeError("--steps and --times exclude each other", "--times alone says how many")
+    if steps is not None and steps < 1:
+        raise RecipeError(f"--steps must be at least 1, got {steps}", "--steps 1")
+    if times is not None:
+        check_times(model, times)
 
 
 def _ode_plan(

@@ -80,8 +80,9 @@ def _model(path: Path, facts: Mapping[str, Any]) -> dict[str, str]:
         "schedule": str(denoiser.schedule),
         "noise range": f"{low:g} .. {high:g}",
     }
-    for steps, levels in denoiser.times.items():
-        described[f"{steps} steps at"] = ", ".join(f"{level:g}" for level in levels)
+    for use, levels in denoiser.times.items():
+        what = use if isinstance(use, str) else f"{use} steps"
+        described[f"{what} at"] = ", ".join(f"{level:g}" for level in levels)
     if denoiser.guidable:
         low, high, as_input = denoiser.guidable
         how = "as an input" if as_input else "classifier-free, two evaluations a step"
