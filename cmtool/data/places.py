@@ -52,8 +52,10 @@ def offline() -> bool:
     return os.environ.get("CMTOOL_OFFLINE", "").lower() not in ("", "0", "false", "no")
 
 
-def download(url: str, path: Path, md5: str, say: Say) -> None:
+def download(url: str, path: Path, checksum: str, say: Say) -> None:
     """Fetches a file, telling of every tenth, and puts it at `path` only if its checksum is right.
+
+    The checksum is an md5 or a sha256, as its length tells.
 
     Raises:
         DataError: No network, a wrong checksum, or a folder that cannot be written.
@@ -64,10 +66,11 @@ def download(url: str, path: Path, md5: str, say: Say) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            found = _fetch(url, draft, say)
-            if found != md5:
+            kind = "md5" if len(checksum) == 32 else "sha256"
+            found = _fetch(url, draft, kind, say)
+            if found != checksum:
                 raise DataError(
-                    f"{url} came with md5 {found}, not {md5}",
+                    f"{url} came with {kind} {found}, not {checksum}",
                     "try again: the download may have been cut",
                 )
             os.replace(draft, path)
@@ -77,8 +80,8 @@ def download(url: str, path: Path, md5: str, say: Say) -> None:
         raise DataError(f"{url} could not be downloaded: {problem}") from problem
 
 
-def _fetch(url: str, draft: Path, say: Say) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
+def _fetch(url: str, draft: Path, kind: str, say: Say) -> str:
+    digest = hashlib.new(kind, usedforsecurity=False)
     done, told = 0, -1
     with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as reply, draft.open("wb") as file:
         total = int(reply.headers.get("Content-Length") or 0)

@@ -1,0 +1,1 @@
+"""Networks that turn images into vectors; distances between sets of images are made of these."""
