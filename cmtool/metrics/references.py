@@ -95,11 +95,10 @@ def open_statistics(path: Path) -> Statistics:
         )
     if _OURS in npz.names:
         return _ours(npz, facts)
-    mean, covariance = npz.shape("mu")[0], npz.shape("sigma")[0]
-    if len(mean) != 1 or covariance != mean * 2 or not 1 <= mean[0] <= MAX_DIM:
+    flat, square = npz.shape("mu")[0], npz.shape("sigma")[0]
+    if len(flat) != 1 or square != flat * 2 or not 1 <= flat[0] <= MAX_DIM:
         raise DataError(
-            f"mu and sigma of '{path}' are {mean} and {covariance}, no mean (d,) and covariance "
-            "(d, d)"
+            f"mu and sigma of '{path}' are {flat} and {square}, no mean (d,) and covariance (d, d)"
         )
     gaussian = _gaussian(npz.array("mu"), npz.array("sigma"), 0, path)
     mode = next((mode for mode in MODES if f"_{mode}_" in path.name), None)
