@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cmtool.errors import DataError
+
 Resize = Callable[[Tensor, int], Tensor]
 
 
@@ -47,10 +49,13 @@ def none(images: Tensor, size: int) -> Tensor:
     """Images that have the size.
 
     Raises:
-        ValueError: They have another.
+        DataError: They have another.
     """
     if images.shape[2:] != (size, size):
-        raise ValueError(f"images are {images.shape[3]}x{images.shape[2]}, not {size}x{size}")
+        raise DataError(
+            f"images are {images.shape[3]}x{images.shape[2]}, the network takes {size}x{size}",
+            'resize = "bicubic" in its sidecar',
+        )
     return images.float()
 
 
