@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cmtool.workflows.evaluate import Request, frechet
-from cmtool.workflows.search import Wanted, search
+from cmtool.workflows.evaluate import Request as Evaluation
+from cmtool.workflows.evaluate import evaluate
+from cmtool.workflows.search import Request, Wanted, search
 
 SEEDS = (1, 2, 3)
 
@@ -24,11 +25,19 @@ def main(model: Path, n: int) -> None:
     print(f"\nfresh noise, {n:,} images a seed")
     values = {}
     for name, times in (("default", report.default), ("found", report.times)):
-        typed = ",".join(map(repr, times))
-        scores = [frechet(Request(model, n=n, seed=seed), times=typed) for seed in SEEDS]
-        values[name] = np.array([score.value for score in scores])
+        request = Evaluation(
+            metrics=("fd",),
+            models=(str(model),),
+            times=(",".join(map(repr, times)),),
+            n=n,
+            seeds=",".join(map(str, SEEDS)),
+            features="pixel",
+            bootstrap=0,
+        )
+        rows = evaluate(request).content["rows"]
+        values[name] = np.array([row["figures"]["FD-pixel"]["value"] for row in rows])
         each = "  ".join(f"{value:.4f}" for value in values[name])
-        print(f"{name:8}{typed:30}{each}  mean {values[name].mean():.4f}")
+        print(f"{name:8}{request.times[0]:30}{each}  mean {values[name].mean():.4f}")
     gain = values["default"] - values["found"]
     print(f"gain {gain.mean():.4f} +- {gain.std(ddof=1) / len(gain) ** 0.5:.4f}")
 

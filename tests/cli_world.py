@@ -164,7 +164,8 @@ def header_of(name: str) -> str:
 
 
 def bad_data() -> None:
-    """Folders and archives of images that cannot be trained on."""
+    """Folders and archives of images that cannot be trained on, and files for figures."""
+    import numpy as np
     from PIL import Image
 
     def save(name: str, size: tuple[int, int], mode: str = "RGB") -> None:
@@ -188,6 +189,11 @@ def bad_data() -> None:
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.write("colour/0.png")
     Path("cut.zip").write_bytes(buffer.getvalue()[:60])
+    np.savez("images.npz", arr_0=np.zeros((6, 8, 8, 1), np.uint8))
+    np.savez("larger.npz", arr_0=np.zeros((6, 16, 16, 1), np.uint8))
+    np.savez("statistics.npz", mu=np.zeros(3), sigma=np.eye(3))
+    Path("text.npz").write_text("text")
+    Path("report.json").write_text("{}")
 
 
 def bad_recipes() -> None:

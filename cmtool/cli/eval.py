@@ -2,14 +2,16 @@
 
 import typer
 
-from cmtool.cli import eval_fd, eval_search
+from cmtool.cli import eval_all, eval_fd, eval_fid, eval_is, eval_kid, eval_pr, eval_search
 from cmtool.cli._group import Group
+
+COMMANDS = (eval_fid, eval_kid, eval_is, eval_pr, eval_fd, eval_all, eval_search)
 
 
 def register(app: typer.Typer) -> None:
     """Adds the group."""
     group = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode="markdown")
-    for module in (eval_fd, eval_search):
+    for module in COMMANDS:
         module.register(group)
     group.callback()(evaluate)
     app.add_typer(group, name="eval")
@@ -20,7 +22,9 @@ def evaluate() -> None:
 
     Examples:
 
-    - `cmtool eval fd --steps 1` : distance to the training images, of the newest model
+    - `cmtool eval fid --steps 1` : FID of the newest model against its own training images
+
+    - `cmtool eval fd --features lite0 --steps 1,2` : offline, in another network's features
 
     - `cmtool eval search --model runs/digits-cd --steps 2 --save` : better levels for two steps
     """

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from torch import distributed
 
 from cmtool.errors import CmtoolError, DeviceError
 
+T = TypeVar("T")
 WAIT = timedelta(days=7)
 """How long the first waits for the last; one that dies is noticed at once."""
 
@@ -54,6 +56,14 @@ class Processes:
             self._tell(error)
         if error is not None:
             raise error
+
+    def as_first(self, value: T) -> T:
+        """The first process's value, in all: so that all go the same way."""
+        if self.world == 1:
+            return value
+        told = [value]
+        distributed.broadcast_object_list(told, 0)
+        return told[0]
 
     def _tell(self, error: Exception | None) -> None:
         mine = None

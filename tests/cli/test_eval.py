@@ -23,6 +23,7 @@ from cmtool.workflows import search as workflow
 def here(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the models cm and dm."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CMTOOL_CACHE", str(tmp_path / "cache"))
     for name in ("cm", "dm", "classes"):
         shutil.copytree(world / name, name)
     return tmp_path
@@ -66,11 +67,13 @@ def test_the_distance_is_that_of_the_samples(here: Path, model: str, steps: int)
         Moments.of(pixel_features(drawn)),
         Moments.of(pixel_features(data.images(np.arange(len(data))))),
     )
-    name, value = done.stdout.split()[:2]
-    assert name == "FD-pixel"
-    assert float(value) == pytest.approx(expected, rel=1e-3)
-    assert f"NFE {steps} " in done.stdout
-    assert "50 images of seed 3 against 1,400 of digits" in done.stdout
+    content = json.loads(Path(f"evals/{model}-fd.json").read_text())
+    (row,) = content["rows"]
+    assert row["figures"]["FD-pixel"]["value"] == pytest.approx(expected, rel=1e-6)
+    assert (row["nfe"], row["n"], row["seed"]) == (steps, 50, 3)
+    assert "against 1,400 images of digits" in done.stdout
+    assert "note: n = 50 is below 50,000" in done.stdout
+    os.rename("cache", "old")
     assert cmtool(*words, "--batch-size", "7").stdout == done.stdout
 
 
@@ -80,11 +83,12 @@ def test_another_reference(here: Path):
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (8, 8), (60 * i, 0, 0)).save(path)
     own, other = (
-        cmtool("eval", "fd", "--model", "cm", "--n", "20", *more).stdout
+        cmtool("eval", "fd", "--model", "cm", "--n", "20", "--json", *more).stdout
         for more in ((), ("--data", "colour"))
     )
-    assert own.split()[1] != other.split()[1]
-    assert "against 4 of colour" in other
+    own, other = json.loads(own), json.loads(other)
+    assert own["rows"][0]["figures"] != other["rows"][0]["figures"]
+    assert (other["reference"]["name"], other["reference"]["images"]) == ("colour", 4)
 
 
 # The search.
@@ -108,8 +112,9 @@ def test_a_search_leaves_a_table_a_report_and_a_picture(here: Path):
     # Every evaluation is what `eval fd` says of those levels: the same seeds.
     times = asked()[2]
     typed = ",".join(map(repr, times))
-    again = cmtool("eval", "fd", "--model", "cm", "--n", "20", "--times", typed).stdout
-    assert float(again.split()[1]) == pytest.approx(values[times], rel=1e-3)
+    again = cmtool("eval", "fd", "--model", "cm", "--n", "20", "--times", typed, "--json").stdout
+    figure = json.loads(again)["rows"][0]["figures"]["FD-pixel"]
+    assert figure["value"] == pytest.approx(values[times], rel=1e-6)
 
 
 def test_a_search_finds_the_valley(here: Path, monkeypatch: pytest.MonkeyPatch):

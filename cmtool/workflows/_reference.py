@@ -1,0 +1,244 @@
+"""What `cmtool eval` holds images against."""
+
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cmtool.data.base import ImageSet
+from cmtool.data.catalog import open_data
+from cmtool.errors import DataError, RecipeError, Say
+from cmtool.metrics.features.base import Extractor, Vectors
+from cmtool.metrics.frechet import Gaussian
+from cmtool.metrics.protocols import Protocol
+from cmtool.metrics.references import (
+    Statistics,
+    content_hash,
+    is_statistics,
+    open_images,
+    open_statistics,
+    write_statistics,
+)
+from cmtool.workflows._features import Progress, Vault, gather, moments, vault_of
+from cmtool.workflows._processes import Processes
+from cmtool.workflows._subjects import Opened, Request, source_of
+
+LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Images, statistics of features, or both.
+
+    Args:
+        name: As typed.
+        record: All that it is, for the report.
+        notes: What a reader of the figures must know of it.
+        data: The images.
+        content: Their hash.
+        statistics: From a file.
+    """
+
+    name: str
+    record: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    data: ImageSet | None = None
+    content: str = ""
+    statistics: Statistics | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A reference in a feature space.
+
+    Args:
+        gaussian: None where no metric asks for it.
+        rows: Features of its images (m, d), the same.
+    """
+
+    gaussian: Gaussian | None
+    rows: Vectors | None
+
+
+def reference_name(request: Request, models: Sequence[Opened]) -> str:
+    """Which data the images are held against.
+
+    Raises:
+        RecipeError: That cannot be told.
+    """
+    if request.data is not None:
+        return request.data
+    names = {opened.model.recipe.data.name: opened.model.source for opened in models}
+    if not models:
+        raise RecipeError("--images needs a reference", "--data NAME|FOLDER|ZIP|NPZ")
+    if len(names) > 1:
+        told = ", ".join(f"{source}: {name}" for name, source in names.items())
+        raise RecipeError(f"the models were trained on different data: {told}", "--data NAME")
+    (name,) = names
+    if name is None:
+        raise RecipeError(
+            f"{models[0].model.source} does not tell what it was trained on",
+            "--data NAME|FOLDER|ZIP|NPZ",
+        )
+    return name
+
+
+def open_set(path: str, request: Request, say: Say) -> ImageSet:
+    """Images that lie somewhere as they are, for `--images`.
+
+    Raises:
+        DataError: They cannot be read, or have several sizes.
+    """
+    file = Path(path).expanduser()
+    if file.suffix.lower() == ".npz" and file.is_file():
+        return open_images(file)
+    return open_data(path, data_dir=request.data_dir, say=say)
+
+
+def is_lossy(path: str) -> bool:
+    """Whether a folder or zip holds images of a format that changes them."""
+    file = Path(path).expanduser()
+    names: Iterable[str] = ()
+    if file.is_dir():
+        names = (below.name for below in file.rglob("*"))
+    elif zipfile.is_zipfile(file) and file.suffix.lower() != ".npz":
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+    return any(name.lower().endswith(LOSSY) for name in names)
+
+
+def open_reference(
+    name: str, shape: tuple[int, int, int], models: Sequence[Opened], request: Request, say: Say
+) -> Reference:
+    """Opens a reference for images of a shape (C, H, W).
+
+    Raises:
+        DataError: It cannot be read, or its images cannot be compared with those.
+    """
+    path = Path(name).expanduser()
+    if path.is_file() and path.suffix in (".npz", ".pkl"):
+        if is_statistics(path):
+            found = open_statistics(path)
+            say(f"reference {name}: statistics")
+            facts = {**found.facts, "images": found.gaussian.n or None}
+            content = "" if found.images is None else content_hash(found.images)
+            return Reference(name, facts, (), found.images, content, found)
+        data = open_images(path)
+    else:
+        data = _open_data(name, shape, models, request, say)
+    if data.image_shape[1:] != shape[1:]:
+        theirs, ours = (f"{s[2]}x{s[1]}" for s in (data.image_shape, shape))
+        raise DataError(
+            f"the reference '{name}' has images of {theirs}, the measured ones are {ours}",
+            "--data with images of that size",
+        )
+    if len(data) < 3:
+        raise DataError(f"'{name}' has {len(data)} image(s), a reference needs three")
+    say(f"reference {data.name}: {len(data):,} images")
+    content = content_hash(data)
+    record = {**data.facts, "name": data.name, "images": len(data), "sha256": content}
+    return Reference(name, record, tuple(_notes(data, shape, models)), data, content)
+
+
+def _open_data(
+    name: str, shape: tuple[int, int, int], models: Sequence[Opened], request: Request, say: Say
+) -> ImageSet:
+    own = models[0].model.recipe.data if models else None
+    as_trained = own is not None and name == own.name
+    channels = shape[0]
+    if own is None or not as_trained:
+        natural = open_data(name, data_dir=request.data_dir, image_size=shape[1])
+        # A grey reference is repeated to RGB where a network asks for it.
+        channels = shape[0] if natural.image_shape[0] == 3 else natural.image_shape[0]
+    return open_data(
+        name,
+        data_dir=request.data_dir,
+        image_size=shape[1],
+        channels=channels,
+        crop=own.crop if own is not None else None,
+        skip_broken=own is not None and own.skip_broken,
+        say=say,
+    )
+
+
+def _notes(data: ImageSet, shape: tuple[int, int, int], models: Sequence[Opened]) -> list[str]:
+    notes = []
+    crop = data.facts.get("crop", "none")
+    trained = {opened.model.recipe.data.name for opened in models}
+    if crop != "none" and data.name not in trained:
+        notes.append(f"the reference was cut and resized to {shape[2]}x{shape[1]} ({crop})")
+    if data.image_shape[0] != shape[0]:
+        grey = "reference is" if data.image_shape[0] == 1 else "measured images are"
+        notes.append(f"the {grey} grey, the other side is in colour")
+    for opened in models:
+        classes = opened.model.denoiser.num_classes
+        if classes and data.num_classes and classes != data.num_classes:
+            notes.append(
+                f"{opened.path} knows {classes} classes, the reference has {data.num_classes}"
+            )
+        elif classes and data.labels is not None:
+            shares = np.bincount(data.labels, minlength=classes) / len(data)
+            if shares.max() > 1.5 * shares.min():
+                notes.append(
+                    f"labels are drawn uniformly; the reference's classes have {shares.min():.1%} "
+                    f"to {shares.max():.1%} of its images each"
+                )
+    return list(dict.fromkeys(notes))
+
+
+def measure(
+    reference: Reference,
+    extractor: Extractor,
+    protocol: Protocol,
+    here: Processes,
+    *,
+    gaussian: bool,
+    rows: bool,
+    say: Say,
+    progress: Progress,
+) -> Measured:
+    """Features of a reference, as far as they are asked for; all processes call this.
+
+    Raises:
+        DataError: It has no images, and features of them are asked for.
+    """
+    kept: Vault | None = None
+    if reference.data is not None:
+        source = source_of(reference.data, f"reference {reference.data.name}", reference.content)
+        kept = vault_of(source, extractor)
+    found: Gaussian | None = None
+    with here.together():
+        if (rows or (gaussian and reference.statistics is None)) and kept is None:
+            raise DataError(
+                f"'{reference.name}' holds statistics alone; KID, precision and recall need images",
+                "--data NAME|FOLDER|ZIP|NPZ of images, or cmtool eval fid",
+            )
+        if gaussian and reference.statistics is not None:
+            reference.statistics.check(extractor)
+            found = reference.statistics.gaussian.rooted()
+        elif gaussian and kept is not None:
+            found = _known(kept, protocol, say)
+    missing = here.as_first(gaussian and found is None)
+    if kept is not None and (rows or missing):
+        gather(kept, source, extractor, here, say=say, progress=progress)
+        with here.together():
+            if missing and here.first:
+                found = moments(kept.rows(), protocol.ddof).rooted()
+                write_statistics(_file(kept, protocol), found, {"features": extractor.facts})
+    return Measured(found, kept.rows() if rows and kept is not None else None)
+
+
+def _file(kept: Vault, protocol: Protocol) -> Path:
+    return kept.folder / f"statistics-{protocol.ddof}.npz"
+
+
+def _known(kept: Vault, protocol: Protocol, say: Say) -> Gaussian | None:
+    path = _file(kept, protocol)
+    try:
+        return open_statistics(path).gaussian if path.is_file() else None
+    except DataError as problem:
+        say(f"{problem.message}; it is made again")
+        return None
