@@ -71,6 +71,7 @@ ONLY_IN = {
     "accelerate": ["cmtool.training", "cmtool.checkpoint", "cmtool.workflows.*"],
     "cleanfid": ["cmtool.metrics.*"],
     "click": [],
+    "deepinv": ["cmtool.editors._physics"],
     "lpips": ["cmtool.losses._distance", "cmtool.metrics.*"],
     "rich": ["cmtool.cli", "cmtool.cli.*"],
     "typer": ["cmtool.cli", "cmtool.cli.*"],

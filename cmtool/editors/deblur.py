@@ -41,22 +41,20 @@ class Deblur(Editor):
 
     def prepare(self, reference: Tensor, rng: Noise, **pictures: Tensor) -> Edit:
         blur, adjoint = self._operator(reference, pictures.get("kernel"))
-        return iterative_edit(
-            blur, adjoint, reference, reference, tol=self.tol, damping=self.noise
-        )
+        return iterative_edit(blur, adjoint, reference, reference, tol=self.tol, damping=self.noise)
 
     def degrade(self, image: Tensor, rng: Noise, **pictures: Tensor) -> Tensor:
         return self._operator(image, pictures.get("kernel"))[0](image)
 
     def _operator(self, like: Tensor, picture: Tensor | None) -> tuple[Map, Map]:
         form = _numbers(self.kernel)
-        if form is None and picture is None:
+        if picture is not None:
+            kernel = _of_picture(picture)
+        elif form is None:
             raise DataError(
                 f"unknown kernel '{self.kernel}'",
                 "gaussian:SIGMA, motion:LENGTH,ANGLE or a file with a picture of the kernel",
             )
-        if form is None or picture is not None:
-            kernel = _of_picture(picture)
         elif len(form) == 1:
             sigma = (form[0], form[0])
             kernel = library().functional.gaussian_blur(sigma=sigma, dtype=torch.float64)
@@ -112,7 +110,7 @@ def _numbers(kernel: str) -> tuple[float, ...] | None:
     except ValueError:
         numbers = ()
     fits = len(numbers) == (1 if name == "gaussian" else 2) and all(map(math.isfinite, numbers))
-    if not fits or not (0 < numbers[0] if name == "gaussian" else 1 <= numbers[0]):
+    if not fits or numbers[0] <= 0 or (name == "motion" and numbers[0] < 1):
         raise ValueError(
             f"needs gaussian:SIGMA with SIGMA > 0 or motion:LENGTH,ANGLE with LENGTH >= 1, got "
             f"'{kernel}'"

@@ -59,16 +59,10 @@ class Mri(Editor):
     def rows(self, height: int, rng: Noise) -> Tensor:
         """Which rows of the centred transform are measured, (B, height) bool, drawn for each image;
         frequency k is row height // 2 + k."""
-        k = torch.arange(height) - height // 2
-        far = k.abs()
-        score = rng.randn((height // 2 + 1,)).cpu()[:, far]  # The same for k and -k.
-        score = torch.where(2 * far < self.centre * height, torch.inf, score)
-        score[:, height // 2] = torch.inf
-        pairs = score[:, far.argsort(stable=True)]
-        order = pairs.argsort(1, descending=True, stable=True)
-        wanted = max(1, round(height / self.acceleration))
-        chosen = torch.zeros_like(score, dtype=torch.bool)
-        for image, best in enumerate(order):
-            kept = far[far.argsort(stable=True)][best[:wanted]]
-            chosen[image] = (far[:, None] == kept).any(1)
-        return chosen
+        far = (torch.arange(height) - height // 2).abs()  # |k|, of one or two rows
+        score = rng.randn((height // 2 + 1,)).cpu()
+        score[:, 2 * torch.arange(height // 2 + 1) < max(1.0, self.centre * height)] = torch.inf
+        order = score.argsort(dim=1, descending=True, stable=True)
+        size = torch.bincount(far)[order]
+        room = size.cumsum(1) - size < height / self.acceleration
+        return (score.isinf().scatter(1, order, room) | score.isinf())[:, far]
