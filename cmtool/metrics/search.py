@@ -100,16 +100,18 @@ def ternary_search(
 
 
 def _narrow(f: Callable[[float], float], a: float, b: float, tol: float) -> tuple[float, ...]:
-    """Asks f at a < m < n < b until the best of them is within `tol` of the minimum; m and n."""
+    """Asks f at a < m < n < b until one of them is within `tol` of the minimum; that one first."""
     at_a, at_b = f(a), f(b)
     if b - a <= tol:
         return ()
     m, n = b - GOLDEN * (b - a), a + GOLDEN * (b - a)
     at_m, at_n = f(m), f(n)
-    while (1 - GOLDEN) * (b - a) > tol:
+    while True:
         # Of equal inner points the side that is level up to its end cannot hold the minimum.
-        level = at_m == at_n
-        if at_m < at_n or (level and (at_a < at_m or at_b == at_n)):
+        left = at_m < at_n or (at_m == at_n and (at_a < at_m or at_b == at_n))
+        if (1 - GOLDEN) * (b - a) <= tol:
+            return (m, n) if left else (n, m)
+        if left:
             b, at_b, n, at_n = n, at_n, m, at_m
             m = b - GOLDEN * (b - a)
             at_m = f(m)
@@ -117,7 +119,6 @@ def _narrow(f: Callable[[float], float], a: float, b: float, tol: float) -> tupl
             a, at_a, m, at_m = m, at_m, n, at_n
             n = a + GOLDEN * (b - a)
             at_n = f(n)
-    return m, n
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cmtool.metrics.search import BudgetSpent, Counted, greedy_times, ternary_search
@@ -48,6 +48,7 @@ def test_any_slopes_and_a_minimum_anywhere(place, tol, left, right, steep, low, 
 
 
 @given(st.floats(0, 0.5), st.floats(0.02, 0.5), st.floats(0.1, 0.9), st.floats(0, 1), tolerances)
+@example(begin=0.5, size=0.125, share=0.5, height=1.0, tol=0.25)  # a valley that no point hits
 def test_level_near_the_ends(begin, size, share, height, tol):
     """1 up to `begin`, a valley, then 1 + height: as a second level does that is too low or high to
     change the images."""
