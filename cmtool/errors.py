@@ -58,6 +58,17 @@ class Stopped(CmtoolError):
         self.exit_code = 128 + signum
 
 
+def foreign_name(name: str, most: int = 80) -> str:
+    r"""A name out of somebody's file, for a message: in one line, without what steers a terminal.
+
+    Example:
+        >>> print(foreign_name("red \x1b[31m \n"), foreign_name("x" * 100, most=3))
+        red \x1b[31m \n xxx...
+    """
+    escaped = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name[: most + 1])
+    return escaped if len(escaped) <= most else f"{escaped[:most]}..."
+
+
 def did_you_mean(word: str, options: Iterable[str]) -> str:
     """A suggestion to append to a message, or nothing.
 

@@ -25,19 +25,24 @@ _err = Console(stderr=True, quiet=not FIRST, soft_wrap=True, highlight=False, ma
 
 def result(text: str) -> None:
     """Prints a result."""
-    _out.print(text)
+    _out.print(_harmless(text))
 
 
 def say(text: str) -> None:
     """Prints a line of progress."""
-    _err.print(text)
+    _err.print(_harmless(text))
 
 
 def error(message: str, hint: str | None) -> None:
     """Prints what is wrong and what to type next."""
-    _err.print(f"error: {message}", style="bold red")
+    _err.print(_harmless(f"error: {message}"), style="bold red")
     if hint:
-        _err.print(f"hint: {hint}")
+        _err.print(_harmless(f"hint: {hint}"))
+
+
+def _harmless(text: str) -> str:
+    """A text with what steers a terminal written out: names of others' files may hold it."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 @contextmanager

@@ -128,7 +128,7 @@ def _image_size(fields: Fields, facts: Mapping[str, Any]) -> int:
     size: int | None = facts.get("image_size")
     if isinstance(fields.values.get("sample_size"), list):
         sizes = fields.row("sample_size", int)
-        if len(set(sizes)) != 1:
+        if len(sizes) > 2 or len(set(sizes)) != 1:
             raise fields.refuse("sample_size", "one size for height and width")
         size = sizes[0]
     elif fields.has("sample_size"):

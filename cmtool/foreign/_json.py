@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cmtool.errors import CheckpointError
+from cmtool.errors import CheckpointError, foreign_name
 
 LARGEST = 2**22
 """Bytes of a JSON file; the largest index of weights of this field has a tenth."""
@@ -34,9 +34,14 @@ class Fields:
             CheckpointError: It is missing, too large, or no JSON object.
         """
         try:
-            if path.stat().st_size > LARGEST:
+            # A link to a device or a pipe has no size and no end.
+            if path.exists() and not path.is_file():
+                raise CheckpointError(f"'{path}' is no file")
+            with path.open("rb") as file:
+                content = file.read(LARGEST + 1)
+            if len(content) > LARGEST:
                 raise CheckpointError(f"'{path}' is too large for what it should be")
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(content.decode())
         except OSError as error:
             raise CheckpointError(f"cannot read '{path}': {error.strerror}") from None
         except (ValueError, RecursionError):
@@ -49,7 +54,9 @@ class Fields:
         """What to raise for a key with a value that is not expressible here."""
         shown = json.dumps(self.values.get(key))
         shown = shown if len(shown) < 100 else f"{shown[:100]}..."
-        return CheckpointError(f"'{self.path}': {key} = {shown} is not supported", f"{wanted} is")
+        return CheckpointError(
+            f"'{self.path}': {foreign_name(key)} = {shown} is not supported", f"{wanted} is"
+        )
 
     def flag(self, key: str, default: bool) -> bool:
         """A truth value."""
@@ -78,9 +85,11 @@ class Fields:
     def choice(self, key: str, default: Any, options: tuple[Any, ...]) -> Any:
         """One of a few values."""
         value = self._take(key, default)
-        if isinstance(value, list | dict) or value not in options:
-            raise self.refuse(key, " or ".join(json.dumps(option) for option in options))
-        return value
+        for option in options:
+            # True is equal to 1 as well.
+            if value == option and isinstance(value, bool) == isinstance(option, bool):
+                return option
+        raise self.refuse(key, " or ".join(json.dumps(option) for option in options))
 
     def row(self, key: str, kind: type) -> list[Any]:
         """A list of 1 to 16 values of one type."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from cmtool.errors import CheckpointError
+from cmtool.errors import CheckpointError, foreign_name
 from cmtool.networks.base import Network
 
 
@@ -79,4 +79,4 @@ def _list(what: str, names: list[str]) -> str:
     if not names:
         return ""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"{what}: {', '.join(names[:5])}{more}\n"
+    return f"{what}: {', '.join(map(foreign_name, names[:5]))}{more}\n"

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cmtool.errors import CheckpointError
+from cmtool.errors import CheckpointError, foreign_name
 
 DEPTH = 32
 """Most containers inside each other."""
@@ -65,7 +65,9 @@ class Array:
             CheckpointError: The bytes are not as many as the shape needs, or no floating point.
         """
         if self.dtype not in _DTYPES:
-            raise CheckpointError(f"an array of type '{self.dtype[:20]}', not floating point")
+            raise CheckpointError(
+                f"an array of type '{foreign_name(self.dtype, 20)}', not floating point"
+            )
         dtype = _DTYPES[self.dtype]
         size = sum(len(part) for part in self.parts)
         if not size or math.prod(self.shape) * dtype.itemsize != size:
@@ -165,7 +167,8 @@ class _Reader:
         for _ in range(size):
             key = self.value(depth + 1)
             if not isinstance(key, str) or key in found:
-                raise CheckpointError(f"a key that is no text, or is there twice: {str(key)[:40]}")
+                shown = foreign_name(key) if isinstance(key, str) else f"a {type(key).__name__}"
+                raise CheckpointError(f"a key that is no text, or is there twice: {shown}")
             found[key] = self.value(depth + 1)
         return found
 

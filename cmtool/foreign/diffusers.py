@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cmtool.errors import CheckpointError, Say
+from cmtool.errors import CheckpointError, Say, foreign_name
 from cmtool.foreign._diffusers_config import network, process
 from cmtool.foreign._json import Fields
 from cmtool.foreign._keymap import check_names, check_shapes, key_table, skeleton
@@ -184,7 +184,8 @@ def _check_pipeline(path: Path) -> None:
     for name, part in parts.items():
         if name not in ("unet", "scheduler"):
             raise CheckpointError(
-                f"'{path}' is a pipeline with a part that is not known here: '{name}' {part}",
+                f"'{path}' is a pipeline with a part that is not known here: "
+                f"'{foreign_name(name)}' {foreign_name(str(part))}",
                 "pipelines of a 'unet' and a 'scheduler' can be read",
             )
 
@@ -211,7 +212,8 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     for name in sorted({str(place) for place in places.values()}):
         if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", name):
             raise CheckpointError(
-                f"'{index}' names a file that is no safetensors file beside it: '{name}'",
+                f"'{index}' names a file that is no safetensors file beside it: "
+                f"'{foreign_name(name)}'",
                 "do not use this model: its index may have been made to do harm",
             )
         if not (index.parent / name).is_file():

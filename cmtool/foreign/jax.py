@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cmtool.errors import CheckpointError, Say
+from cmtool.errors import CheckpointError, Say, foreign_name
 from cmtool.foreign._keymap import check_names, check_shapes, key_table, skeleton
 from cmtool.foreign._msgpack import Array, joined, looks_like, unpack
 from cmtool.foreign.base import Published, known_by_name, settle
@@ -205,7 +205,11 @@ def _load(path: Path) -> Any:
 
 def _top(tree: Any) -> set[str]:
     if not isinstance(tree, dict) or not isinstance(tree.get(WEIGHTS), dict):
-        has = ", ".join(sorted(tree)[:8]) if isinstance(tree, dict) else "no dictionary"
+        has = (
+            ", ".join(map(foreign_name, sorted(tree)[:8]))
+            if isinstance(tree, dict)
+            else "no dictionary"
+        )
         raise CheckpointError(f"no '{WEIGHTS}' in it, but {has}")
     return set(tree)
 
@@ -219,16 +223,18 @@ def _flat(tree: Mapping[str, Any]) -> dict[str, Tensor]:
             modules = modules[:1]
         name = ".".join([*modules, _PARAMETERS.get(leaf, leaf)])
         if name in found or not isinstance(value, Array):
-            raise CheckpointError(f"'{name[:80]}' is there twice, or is no array")
+            raise CheckpointError(f"'{foreign_name(name)}' is there twice, or is no array")
         found[name] = value.tensor()
     for name in [name for name in found if ".NIN_0." in name]:
         parts = [name.replace("NIN_0", one) for one in _QKV]
         if any(part not in found or found[part].ndim != found[name].ndim for part in parts):
-            raise CheckpointError(f"'{name[:80]}' without the other two projections of attention")
+            raise CheckpointError(
+                f"'{foreign_name(name)}' without the other two projections of attention"
+            )
         try:
             found[name.replace("NIN_0", "NIN_012")] = torch.cat([found[p] for p in parts], -1)
         except RuntimeError:
-            raise CheckpointError(f"'{name[:80]}': projections of unlike shapes") from None
+            raise CheckpointError(f"'{foreign_name(name)}': projections of unlike shapes") from None
         for part in parts:
             del found[part]
     return found

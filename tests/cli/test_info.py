@@ -126,3 +126,17 @@ def test_the_page_names_every_preset_and_fact():
     words = set(re.findall(r"`([\w-]+)`", page))
     assert set(PRESETS) <= words
     assert set(FACTS) - {"preset"} <= words
+
+
+def test_a_name_in_a_file_does_not_steer_the_terminal(tmp_path: Path):
+    path = tmp_path / "checkpoint_1"
+    path.write_bytes(flax_file.packed({"a\x1b[31mred\n" * 3: 1, "b" * 100_000: 2}))
+    done = cmtool("info", str(path))
+    assert done.exit_code == 2
+    assert "a\\x1b[31mred\\n" in done.stderr
+    assert "\x1b" not in done.stderr
+    assert len(done.stderr) < 1000
+    model = tmp_path / "\x1b[2J.pt"
+    done = cmtool("info", str(openai_file(model)), *FACTS)
+    assert done.exit_code == 0
+    assert "\x1b" not in done.stdout + done.stderr

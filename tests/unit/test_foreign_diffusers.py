@@ -374,3 +374,42 @@ def test_a_failing_network_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(library.HfApi, "list_repo_files", fail)
     with pytest.raises(CheckpointError, match=r"gives no model of that name: no route to host$"):
         hub.fetch("someone/digits")
+
+
+def test_numbers_in_another_guise(tmp_path: Path) -> None:
+    """3.0 is a size where 3 is, true is none."""
+    spec, size, channels, _ = network(fields({**CIFAR10, "in_channels": 3.0}), {})
+    assert (size, channels, type(channels)) == (32, 3, int)
+    skeleton(spec, size, channels, 0)
+    with pytest.raises(CheckpointError, match="in_channels = true"):
+        network(fields({**CIFAR10, "in_channels": True}), {})
+    with pytest.raises(CheckpointError, match="sample_size"):
+        network(fields({**CIFAR10, "sample_size": [32, 32, 32]}), {})
+
+
+def test_a_configuration_without_an_end(tmp_path: Path) -> None:
+    folder = write(tmp_path / "model", SMALL["tutorial"], DDPM)
+    for target, says in (("/dev/zero", "no file"), (tmp_path / "huge", "too large")):
+        (tmp_path / "huge").write_bytes(b" " * (2**22 + 1))
+        config = folder / "unet/config.json"
+        config.unlink()
+        config.symlink_to(target)
+        with pytest.raises(CheckpointError, match=says):
+            read(folder)
+
+
+def test_names_that_steer_a_terminal_are_written_out(tmp_path: Path) -> None:
+    folder = write(tmp_path / "model", SMALL["tutorial"], DDPM)
+    (folder / "model_index.json").write_text(json.dumps({"\x1b[2J\nvae": ["a", "b" * 5000]}))
+    with pytest.raises(CheckpointError) as caught:
+        read(folder)
+    assert caught.value.message.isprintable()
+    assert len(caught.value.message) < 400 + len(str(folder))
+    (folder / "model_index.json").write_text("{}")
+    save_file({"\x1b[31m\n" * 100: torch.zeros(1)}, folder / "unet" / diffusers.WEIGHTS[0])
+    with pytest.raises(CheckpointError, match="1 unexpected") as caught:
+        read(folder)
+    hint = caught.value.hint or ""
+    assert "\\x1b" in hint
+    assert "\x1b" not in hint
+    assert len(hint) < 2000
