@@ -167,10 +167,10 @@ def _fetch(path: Path, say: Say) -> bytes:
             reasons.append(reason)
             if places.offline():
                 break
+    tried = "".join(f"\n  tried   {reason}" for reason in reasons)
     raise DataError(
-        "FID, KID and IS need the Inception network, which is not here: "
-        + "; ".join(reasons)
-        + f"\n  file    {NAME}, {BYTES:,} bytes\n  sha256  {SHA256}\n  from    {URLS[0]}"
-        f"\n  place   {path}",
+        "FID, KID and IS need the Inception network, which is not here"
+        f"\n  file    {NAME}, {BYTES:,} bytes\n  sha256  {SHA256}\n  from    {URLS[0]}"
+        f"\n  place   {path}{tried}",
         "put the file there; or, without it: cmtool eval fd --features lite0",
     )
