@@ -76,7 +76,7 @@ class Rooted:
     @property
     def variance(self) -> float:
         """The trace of the covariance."""
-        return float(np.square(self.root).sum())
+        return float(np.linalg.norm(self.root)) ** 2
 
     def rooted(self) -> "Rooted":
         """Itself."""

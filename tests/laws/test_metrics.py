@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmtool.metrics import bootstrap, frechet, kid, prdc
+from cmtool.metrics import bootstrap, kid, prdc
 from cmtool.metrics.frechet import BLOCK, Moments, Rooted, Running, frechet_distance
 from cmtool.metrics.inception_score import probabilities, score_of_chunks, score_of_splits
 
@@ -321,6 +321,26 @@ def test_memory_does_not_grow_with_the_number():
     assert peak(60) < 1.05 * peak(12)
 
 
+def test_thin_distances_make_no_large_matrix():
+    # Neither 2048 x 2048 nor 1400 x 1400.
+    rng = np.random.default_rng(0)
+    sets = [streamed(rng.normal(size=(n, 2048)).astype(np.float32)) for n in (1400, 5)]
+    for a, b in (sets, sets[::-1]):
+        tracemalloc.start()
+        frechet_distance(a, b)
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert used < 2 * 1400 * 2048  # a quarter of one set's own
+
+
+def test_features_may_be_overwritten_when_they_are_taken():
+    buffer, found = np.ones((4, 9)), Running()
+    found.add(buffer)
+    buffer[:] = 7
+    found.add(buffer)
+    np.testing.assert_array_equal(found.moments().mean, 4)
+
+
 def test_what_is_no_matrix_or_of_another_width_is_refused():
     found = running(np.zeros((3, 4)))
     with pytest.raises(ValueError, match=r"needs features \(n, 4\)"):
@@ -460,6 +480,18 @@ def test_unequal_sizes_as_openais_evaluator():
     assert found.coverage == 1
 
 
+@given(st.integers(0, 1000), st.integers(1, 4), st.integers(0, 10**9))
+def test_whole_numbers_have_exact_distances_and_edges_count(seed, k, move):
+    rng = np.random.default_rng(seed)
+    x, y = (rng.integers(0, 5, (n, 3)) + move for n in (31, 23))
+    squares = lambda a, b: np.square(a[:, None] - b[None]).sum(-1)  # noqa: E731
+    ball, sample_ball = (np.sort(squares(z, z), 1)[:, k] for z in (x, y))
+    inside = squares(x, y) <= ball[:, None]
+    recalled = (squares(x, y) <= sample_ball).any(1)
+    expected = inside.any(0).mean(), recalled.mean(), inside.sum() / (k * 23), inside.any(1).mean()
+    assert prdc.prdc(x, y, k) == pytest.approx(expected, rel=1e-12)
+
+
 @given(pairs(), st.integers(1, 3))
 def test_neighbours_against_all_distances(sets, k):
     x, y = (np.concatenate((x, x + 1, x * 2)) for x in sets)
@@ -558,13 +590,3 @@ def test_intervals_and_jackknife_errors_of_kid_hold_the_truth():
     found = [bootstrap.kid_interval(*draw(), seed=s) for s in range(400)]
     assert 0.92 <= np.mean([i.low <= truth <= i.high for i in found]) <= 0.98
     assert np.mean([i.error for i in found]) == pytest.approx(deviation, rel=0.05)
-
-
-def test_eigenvalues_are_never_of_the_larger_side():
-    # 40 vectors in 2048 dimensions: no matrix of 2048 x 2048 is made.
-    x = np.random.default_rng(0).normal(size=(40, 2048))
-    tracemalloc.start()
-    frechet.frechet_distance(streamed(x), streamed(x + 1))
-    used = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert used < 2048 * 2048 * 8
