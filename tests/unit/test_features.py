@@ -32,7 +32,7 @@ def stand(tmp_path_factory):
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CMTOOL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("CMTOOL_OFFLINE", "1")
-    monkeypatch.setattr(inception.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(inception, "CLEANFIDS", tmp_path)
     return tmp_path / "cache" / "weights" / inception.NAME
 
 

@@ -7,7 +7,6 @@ once. It is read, hashed and loaded from the same bytes, so that no other proces
 import hashlib
 import io
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +28,8 @@ URLS = (
     f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{NAME}",
     f"https://openaipublic.blob.core.windows.net/consistency/inception/{NAME}",
 )
+CLEANFIDS = Path("." if sys.platform == "win32" else "/tmp")
+"""Where clean-fid puts the file."""
 SIZE = 299
 DIM = 2048
 CLASSES = 1008
@@ -129,8 +130,7 @@ def find(say: Say) -> bytes:
         DataError: None of these; the text tells what to put where.
     """
     ours = places.cache_dir() / "weights" / NAME
-    theirs = Path.cwd() if sys.platform == "win32" else Path(tempfile.gettempdir())
-    for path in dict.fromkeys((ours, theirs / NAME, Path("/tmp") / NAME)):
+    for path in (ours, CLEANFIDS / NAME):
         content = _content(path)
         if content is None:
             continue
