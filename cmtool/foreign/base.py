@@ -108,12 +108,15 @@ on. None is published for cd_cat256.
 """
 
 
-def published_times(name: str) -> dict[Use, tuple[float, ...]]:
+def published_times(name: str, schedule: Schedule) -> dict[Use, tuple[float, ...]]:
     """Published noise levels of a published consistency model, by its file's or folder's name.
 
+    None where the model's own noise does not begin at 80, since then it is another.
+
     Example:
-        >>> published_times("ct_cat256.pt")
+        >>> from cmtool.schedules.karras import Karras
+        >>> published_times("ct_cat256.pt", Karras(0.002, 80.0))
         {2: (80.0, 5.2485)}
     """
     level = next((level for part, level in SECOND_LEVEL.items() if part in name), None)
-    return {} if level is None else {2: (80.0, level)}
+    return {} if level is None or schedule.t_max != 80.0 else {2: (80.0, level)}

@@ -81,7 +81,7 @@ def read(folder: Path, name: str, facts: Mapping[str, Any], say: Say) -> Publish
         image_shape=(channels, image_size, image_size),
         classes=numbered(num_classes),
         origin={"file": name, "layout": "diffusers", **origin},
-        times=published_times(f"{name.rpartition('diffusers-')[2]}.pt"),
+        times=published_times(name, schedule) if kind == "consistency" else {},
     )
 
 

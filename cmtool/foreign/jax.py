@@ -79,17 +79,20 @@ def read(path: Path, facts: Mapping[str, Any], say: Say) -> Published:
             f"'{path}' is not a whole checkpoint of flax: {error.message}", "fetch it again"
         ) from None
     usual = {"image_size": 32, "precond": "edm", "sigma_min": 0.002, "sigma_max": 80.0}
-    folders = [part.removeprefix("cifar10-") for part in path.parts[:-4:-1]]
+    folders = [part.removeprefix("cifar10-") for part in path.absolute().parts[:-4:-1]]
     name, told = known_by_name(path, PRESETS, facts, usual, folders)
     # Only consistency training has a target, and only it was done in continuous time.
     if not name and ("target_params" in state or "continuous" in " ".join(folders)):
+        if "precond" not in told:
+            say(f"{path.name}: assuming precond=consistency by what is in it or its folder's name")
         told = {"precond": "consistency", **told}
     known = settle(path.name, told, usual, say)
     size = int(known["image_size"])
     try:
         network, channels = infer(weights, size, lambda text: say(f"{path.name} {text}"))
         ours = to_ours(weights, network, size, channels)
-        schedule = Karras(float(known["sigma_min"]), float(known["sigma_max"]))
+        low, high = float(known["sigma_min"]), float(known["sigma_max"])
+        schedule = Karras(low, high)
     except CheckpointError as error:
         raise CheckpointError(f"'{path}': {error.message}", error.hint) from None
     except ValueError as error:
@@ -98,13 +101,13 @@ def read(path: Path, facts: Mapping[str, Any], say: Say) -> Published:
     return Published(
         network=network,
         state=ours,
-        denoiser=DenoiserSettings(known["precond"], boundary=float(known["sigma_min"])),
+        denoiser=DenoiserSettings(known["precond"], boundary=low),
         schedule=schedule,
         kind="consistency" if consistency else "diffusion",
         image_shape=(channels, size, size),
         origin={"file": path.name, "layout": "jax"},
         # Level 11 of 18, in the notebook that comes with the JAX code.
-        times={2: (80.0, 0.5853)} if name == "cd-lpips" and consistency else {},
+        times={2: (80.0, 0.5853)} if name == "cd-lpips" and consistency and high == 80 else {},
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from cmtool.denoiser import Kind
-from cmtool.errors import CheckpointError, Say
+from cmtool.errors import CheckpointError, Say, foreign_name
 from cmtool.foreign import edm2
 from cmtool.foreign._keymap import check_names, check_shapes, key_table, skeleton
 from cmtool.foreign._persistence import Module, module, tensors
@@ -46,6 +46,18 @@ _SONG: dict[tuple[str, str, int, tuple[int, ...]], type[Ddpmpp | Ncsnpp]] = {
     ("positional", "standard", 1, (1, 1)): Ddpmpp,
     ("fourier", "residual", 2, (1, 3, 3, 1)): Ncsnpp,
 }
+_NETWORKS: dict[str, tuple[str, ...]] = {
+    "DhariwalUNet": (
+        *("img_resolution", "in_channels", "out_channels", "label_dim", "augment_dim"),
+        *("model_channels", "channel_mult", "channel_mult_emb", "num_blocks", "attn_resolutions"),
+        *("dropout", "label_dropout"),
+    ),
+}
+_NETWORKS["SongUNet"] = (
+    *_NETWORKS["DhariwalUNet"],
+    *("embedding_type", "channel_mult_noise", "encoder_type", "decoder_type", "resample_filter"),
+)
+"""Networks and the arguments that they are made with."""
 # ECT's networks are trained without a boundary and used with this one.
 _ECT_BOUNDARY = 0.003
 
@@ -69,6 +81,8 @@ def read(file: TorchFile, facts: Mapping[str, Any], say: Say) -> Published:
     root = _root(file)
     if root is None:
         raise CheckpointError(f"'{file.path}' holds no module of NVIDIA's")
+    if isinstance(file.content, dict) and file.content.get("ema") is None:
+        say(f"{file.path.name} is a training state: its weights are the last ones, not an average")
     try:
         return _read(file, root, facts, say)
     except CheckpointError as error:
@@ -83,8 +97,18 @@ def _read(file: TorchFile, root: Module, facts: Mapping[str, Any], say: Say) -> 
     _refuse_latents(file, root)
     size = root.whole("img_resolution", 1, 4096)
     channels = root.whole("img_channels", 1, 16)
+    if channels not in (1, 3):
+        raise CheckpointError(
+            f"a model of {channels} channels: only models of pixels are supported"
+        )
     num_classes = root.whole("label_dim", 0, 10**6)
     settings, low, high = _preconditioning(root, facts, say)
+    try:
+        schedule = Karras(low, high)
+    except ValueError as error:
+        if not facts:
+            raise
+        raise CheckpointError(f"--as: {error}", "--as sigma_min=0.002, for example") from None
     found = file.state(tensors(root))
     if found is None:
         raise CheckpointError("it has a parameter that is no tensor")
@@ -93,8 +117,11 @@ def _read(file: TorchFile, root: Module, facts: Mapping[str, Any], say: Say) -> 
     if root.kind == "Precond":
         network = _edm2(root.child("unet"), size, channels, num_classes)
         say("EDM2's Fourier features of the noise level are known to train badly as a student")
-        if not any(name.startswith("logvar_") for name in found):
-            say("no log-variance head: taken for ECT's, a consistency model without a boundary")
+        if "precond" not in facts and not any(name.startswith("logvar_") for name in found):
+            say(
+                "no log-variance head: assuming ECT's, a consistency model without a boundary "
+                "(--as precond=edm for a diffusion model)"
+            )
             kind = "consistency"
         state = edm2.to_ours(found, network, size, channels, num_classes)
     else:
@@ -104,7 +131,7 @@ def _read(file: TorchFile, root: Module, facts: Mapping[str, Any], say: Say) -> 
         network=network,
         state=state,
         denoiser=settings,
-        schedule=Karras(low, high),
+        schedule=schedule,
         kind=kind,
         image_shape=(channels, size, size),
         classes=numbered(num_classes),
@@ -179,10 +206,14 @@ def _require(root: Module, **usual: float) -> None:
 
 def _network(root: Module) -> Spec:
     """The network that a module of EDM's is."""
-    if root.kind not in ("SongUNet", "DhariwalUNet"):
+    if root.kind not in _NETWORKS:
         raise CheckpointError(
             f"an unknown network '{root.kind}'", "known are SongUNet and DhariwalUNet"
         )
+    if other := [name for name in root.arguments if name not in _NETWORKS[root.kind]]:
+        raise CheckpointError(f"a {root.kind} with unknown arguments: {foreign_name(str(other))}")
+    if root.fields.get("_init_args", ()) not in ((), []):
+        raise CheckpointError(f"a {root.kind} with arguments that have no names")
     song = root.kind == "SongUNet"
     fields: dict[str, Any] = {
         "channels": root.whole("model_channels", 1, 8192, 128 if song else 192),
@@ -193,7 +224,6 @@ def _network(root: Module) -> Spec:
     }
     if root.whole("channel_mult_emb", 1, 64, 4) != 4:
         raise CheckpointError(f"'{root.kind}' with an embedding of another width")
-    fields["augment_dim"] = root.whole("augment_dim", 0, 1000, 0)
     if not song:
         return Adm(**fields, flavor="edm")
     form = (

@@ -128,7 +128,7 @@ def read(
         image_shape=(channels, size, size),
         classes=numbered(num_classes),
         origin={"file": path.name, "layout": "openai"},
-        times=published_times(name) if known["precond"] == "consistency" else {},
+        times=published_times(name, schedule) if known["precond"] == "consistency" else {},
     )
 
 

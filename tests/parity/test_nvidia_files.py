@@ -14,6 +14,7 @@ import cmtool
 from cmtool.denoiser import Denoiser
 from cmtool.errors import CheckpointError
 from cmtool.foreign._persistence import module
+from cmtool.workflows.load import open_model
 from tests import golden_cases as golden
 from tests import nvidia_files as made
 
@@ -173,6 +174,8 @@ def test_edm2_without_its_head_is_ects_and_latents_are_refused(write, monkeypatc
     model = cmtool.load(write(made.pickle_of(value)), device="cpu")
     assert model.kind == "consistency"
     assert error(answer(model, "edm2_small"), golden.tensors("edm2_small")["denoised"]) <= 1e-5
+    told = cmtool.load(write(made.pickle_of(value)), device="cpu", precond="edm")
+    assert told.kind == "diffusion"
     value["encoder"] = made.module_of("StabilityVAEEncoder", {})
     with pytest.raises(CheckpointError, match="a model of latents, made by 'StabilityVAEEncoder'"):
         cmtool.load(write(made.pickle_of(value)), device="cpu")
@@ -183,3 +186,39 @@ def test_facts_that_a_file_knows_itself_are_refused(write):
     with pytest.raises(CheckpointError, match="--as image_size would contradict"):
         cmtool.load(path, device="cpu", image_size=8)
     assert cmtool.load(path, device="cpu", precond="consistency").kind == "consistency"
+
+
+def test_a_range_that_the_user_gave_is_not_blamed_on_the_file(write):
+    path = write(made.pickle_of(made.snapshot(made.small())))
+    with pytest.raises(CheckpointError, match="--as: needs 0 < sigma_min < sigma_max") as caught:
+        cmtool.load(path, device="cpu", sigma_min=90)
+    assert "--as sigma_min" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"kwargs": {"fourier_scale": 0.02}}, "unknown arguments.*fourier_scale"),
+        ({"img_channels": 4}, "4 channels: only models of pixels"),
+    ],
+)
+def test_what_would_make_another_network_is_refused(write, changes, says):
+    path = write(made.pickle_of(made.snapshot(made.small(**changes))))
+    with pytest.raises(CheckpointError, match=says):
+        cmtool.load(path, device="cpu")
+
+
+def test_arguments_without_names_are_refused(write):
+    model = made.small()
+    inner = model.args[0]["state"]["_modules"]["model"]
+    inner.args[0]["state"]["_init_args"] = (8, 1)
+    with pytest.raises(CheckpointError, match="arguments that have no names"):
+        cmtool.load(write(made.pickle_of(made.snapshot(model))), device="cpu")
+
+
+def test_the_weights_of_a_training_state_are_said_to_be_no_average(write):
+    said: list[str] = []
+    open_model(write(made.training_state(), "training-state-1.pt"), say=said.append)
+    assert any("not an average" in line for line in said)
+    open_model(write(made.pickle_of(made.snapshot(made.small()))), say=(said := []).append)
+    assert said == []

@@ -206,6 +206,13 @@ def test_published_models_bring_their_two_steps(tmp_path: Path) -> None:
     assert read(folder).times == {}
 
 
+def test_published_levels_are_not_taken_by_another_model_of_the_name(tmp_path: Path) -> None:
+    unet = SMALL["imagenet64"]
+    for i, scheduler in enumerate(({**CONSISTENCY, "sigma_max": 40.0}, DDPM)):
+        folder = write(tmp_path / str(i) / "cd_imagenet64_l2", unet, scheduler)
+        assert read(folder).times == {}
+
+
 BIG = "[" * 10**5
 
 

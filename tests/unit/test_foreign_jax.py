@@ -177,6 +177,24 @@ def test_what_tells_the_kind(tmp_path: Path):
     assert opened(named, precond="edm")[0].kind == "diffusion"
 
 
+def test_the_folder_tells_it_from_inside_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write(tmp_path / "cd-lpips" / "checkpoint_80", SMALL, made(SMALL))
+    monkeypatch.chdir(tmp_path / "cd-lpips")
+    model, _ = opened(Path("checkpoint_80"))
+    assert (model.kind, model.times) == ("consistency", {2: (80.0, 0.5853)})
+    assert opened(Path("checkpoint_80"), sigma_max=40)[0].times == {}
+
+
+def test_what_follows_from_a_loose_name_is_said(tmp_path: Path):
+    """A folder of continuous integration holds no consistency model."""
+    model, told = opened(write(tmp_path / "continuous" / "c_1", SMALL, made(SMALL)))
+    assert model.kind == "consistency"
+    assert any("assuming precond=consistency" in line for line in told)
+    model, told = opened(tmp_path / "continuous" / "c_1", precond="edm")
+    assert model.kind == "diffusion"
+    assert not any("precond" in line for line in told)
+
+
 @pytest.mark.parametrize("folder", ["continuous-cd-l2", "cifar10-continuous-ct", "cifar10-cd-l1"])
 def test_a_folder_tells_the_kind(folder: str, tmp_path: Path):
     file = write(tmp_path / folder / "checkpoints" / "checkpoint_40", SMALL, made(SMALL))
