@@ -1,6 +1,7 @@
 """What feature networks take and give, whose figures may be called what, and refused files."""
 
 import hashlib
+import shutil
 
 import numpy as np
 import pytest
@@ -211,13 +212,18 @@ std = [0.5, 1.0, 2.0]
 """
 
 
-@pytest.fixture
-def exported(tmp_path):
-    path = tmp_path / "means.pt2"
+@pytest.fixture(scope="module")
+def means(tmp_path_factory):
+    path = tmp_path_factory.mktemp("own") / "means.pt2"
     batch = torch.export.Dim("batch", min=1)
     net = torch.export.export(Means(), (torch.zeros(2, 3, 8, 8),), dynamic_shapes=({0: batch},))
     torch.export.save(net, path)
     return path
+
+
+@pytest.fixture
+def exported(means, tmp_path):
+    return shutil.copy(means, tmp_path / means.name)
 
 
 def _tell(path, **changes):
