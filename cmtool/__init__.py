@@ -3,22 +3,28 @@
     import cmtool
     model = cmtool.load("runs/digits-cd")
     images = cmtool.sample(model, n=64)          # (64, C, H, W) in [-1, 1]
+    picture = cmtool.edit(model, "inpaint", picture, mask=mask)
 
-Importing this package imports no torch; the first use of `load` or `sample` does.
+Importing this package imports no torch; the first use of one of these does.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cmtool.workflows.edit import edit
     from cmtool.workflows.load import load
     from cmtool.workflows.sample import sample
 
-__all__ = ["__version__", "load", "sample"]
+__all__ = ["__version__", "edit", "load", "sample"]
 
 __version__ = "0.1.0"
 
-_HOMES = {"load": "cmtool.workflows.load", "sample": "cmtool.workflows.sample"}
+_HOMES = {
+    "edit": "cmtool.workflows.edit",
+    "load": "cmtool.workflows.load",
+    "sample": "cmtool.workflows.sample",
+}
 
 
 def __getattr__(name: str) -> Any:

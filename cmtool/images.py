@@ -64,8 +64,8 @@ def peek(source: Path | bytes, name: str) -> tuple[int, int, bool]:
     Raises:
         DataError: This is no image that we read; the text gives `name`.
     """
-    with _open(source, name) as image:
-        return image.width, image.height, _is_grey(image)
+    with open_image(source, name) as image:
+        return image.width, image.height, is_grey(image)
 
 
 def read(source: Path | bytes, name: str) -> Pixels:
@@ -85,19 +85,22 @@ def read(source: Path | bytes, name: str) -> Pixels:
     Raises:
         DataError: The file is missing, empty, broken, too large or no image; the text gives `name`.
     """
-    with _open(source, name) as image:
+    with open_image(source, name) as image:
         try:
             image.load()
-            return _pixels(ImageOps.exif_transpose(image))
-        except DataError:
-            raise
+            return pixels_of(ImageOps.exif_transpose(image))
         # A damaged file makes each of Pillow's readers trip over something else: OSError,
         # SyntaxError, struct.error ...
         except Exception as problem:
-            raise DataError(f"broken image '{name}': {_reason(problem)}") from problem
+            raise DataError(f"broken image '{name}': {reason(problem)}") from problem
 
 
-def _open(source: Path | bytes, name: str) -> Image.Image:
+def open_image(source: Path | bytes, name: str) -> Image.Image:
+    """Pillow's image of a file that is small enough, its pixels not yet read.
+
+    Raises:
+        DataError: See `read`.
+    """
     try:
         if isinstance(source, bytes) and not source:
             raise DataError(f"empty image file '{name}'")
@@ -115,13 +118,14 @@ def _open(source: Path | bytes, name: str) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(f"image '{name}' has more than {_MAX_PIXELS:,} pixels") from None
     except Exception as problem:
-        raise DataError(f"cannot read image '{name}': {_reason(problem)}") from problem
+        raise DataError(f"cannot read image '{name}': {reason(problem)}") from problem
     if image.width * image.height > _MAX_PIXELS:
         raise DataError(f"image '{name}' has more than {_MAX_PIXELS:,} pixels")
     return image
 
 
-def _reason(problem: Exception) -> str:
+def reason(problem: Exception) -> str:
+    """What went wrong, in lower case."""
     text = (
         (problem.strerror if isinstance(problem, OSError) else None)
         or str(problem)
@@ -130,16 +134,17 @@ def _reason(problem: Exception) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _is_grey(image: Image.Image) -> bool:
+def is_grey(image: Image.Image) -> bool:
+    """Whether its mode or its palette has no colours."""
     if image.mode in ("P", "PA"):
         palette = np.array(image.getpalette("RGB") or [0, 0, 1], dtype=np.uint8).reshape(-1, 3)
         return bool((palette == palette[:, :1]).all())
     return image.mode in _GREY_MODES
 
 
-def _pixels(image: Image.Image) -> Pixels:
-    """Any Pillow image, already loaded -> (H, W, 1 or 3) uint8."""
-    grey = _is_grey(image)
+def pixels_of(image: Image.Image, *, opaque: bool = True) -> Pixels:
+    """Any Pillow image, already loaded -> (H, W, 1 or 3) uint8, `opaque` laid over white."""
+    grey = is_grey(image)
     if image.mode in ("I", "I;16", "I;16L", "I;16B", "I;16N"):
         deep = np.asarray(image).astype(np.int64)
         if deep.min() < 0 or deep.max() > 65535:
@@ -147,7 +152,7 @@ def _pixels(image: Image.Image) -> Pixels:
         return ((deep + 128) // 257).astype(np.uint8)[:, :, None]
     if image.mode == "F":
         raise ValueError("it has floating-point pixels, save it with 8 or 16 bits")
-    if image.has_transparency_data:
+    if image.has_transparency_data and opaque:
         rgba = np.asarray(image.convert("RGBA")).astype(np.int64)
         colour, alpha = rgba[:, :, :3], rgba[:, :, 3:]
         over_white = ((colour * alpha + 255 * (255 - alpha)) * 2 + 255) // 510
@@ -287,7 +292,7 @@ def save_png(path: Path, image: Pixels) -> None:
     Raises:
         DataError: The file cannot be written.
     """
-    _save(path, pngs(image[None])[0])
+    save_whole(path, pngs(image[None])[0])
 
 
 def save_gif(path: Path, frames: Sequence[Pixels], milliseconds: Sequence[int]) -> None:
@@ -300,10 +305,15 @@ def save_gif(path: Path, frames: Sequence[Pixels], milliseconds: Sequence[int]) 
     first, *rest = [Image.fromarray(f[:, :, 0] if f.shape[2] == 1 else f) for f in frames]
     content, times = BytesIO(), list(milliseconds)
     first.save(content, "GIF", save_all=True, append_images=rest, duration=times, loop=0)
-    _save(path, content.getvalue())
+    save_whole(path, content.getvalue())
 
 
-def _save(path: Path, content: bytes) -> None:
+def save_whole(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all; makes the folder.
+
+    Raises:
+        DataError: It cannot be written.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -313,7 +323,7 @@ def _save(path: Path, content: bytes) -> None:
         finally:
             draft.unlink(missing_ok=True)
     except OSError as problem:
-        raise DataError(f"cannot write '{path}': {_reason(problem)}") from problem
+        raise DataError(f"cannot write '{path}': {reason(problem)}") from problem
 
 
 def grid(images: Pixels, columns: int, *, tile: int = 32, gap: int = 2) -> Pixels:

@@ -28,7 +28,7 @@ LAYERS: list[tuple[str, list[str]]] = [
         "together",
         [
             *("cmtool.training", "cmtool.checkpoint", "cmtool.images", "cmtool.plots"),
-            "cmtool.signals",
+            *("cmtool.signals", "cmtool.pictures", "cmtool.arrays"),
             *("cmtool.meta", "cmtool.tensor_file"),
             *("cmtool.data", "cmtool.data.*", "cmtool.metrics", "cmtool.metrics.*"),
             *("cmtool.foreign", "cmtool.foreign.*"),
@@ -67,7 +67,7 @@ SIBLINGS_APART = (*COMPONENT_KINDS, "workflows")
 SHARED = ("base", "load", "fit")
 # Third party, and the modules of ours that may name it. The rest of R1 to R8 is ruff's.
 ONLY_IN = {
-    "PIL": ["cmtool.images", "cmtool.plots"],
+    "PIL": ["cmtool.images", "cmtool.pictures", "cmtool.plots"],
     "accelerate": ["cmtool.training", "cmtool.checkpoint", "cmtool.workflows.*"],
     "cleanfid": ["cmtool.metrics.*"],
     "click": [],

@@ -2,7 +2,7 @@
 
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,13 +148,16 @@ def open_model(
     )
 
 
-def newest_run(root: Path, kind: Kind, say: Say) -> Path:
+def newest_run(
+    root: Path, kind: Kind, say: Say, unfit: Callable[[Meta], str | None] = lambda meta: None
+) -> Path:
     """The newest finished run of a kind.
 
     Args:
         root: Where the runs are.
         kind: "diffusion" or "consistency".
         say: Is told which run it is, and which were passed over and why.
+        unfit: Says why a run does not suit, if it does not.
 
     Raises:
         CheckpointError: There is none.
@@ -167,10 +170,13 @@ def newest_run(root: Path, kind: Kind, say: Say) -> Path:
             say(f"passed over {run}: {error.message}")
             continue
         done, all_steps = found.meta.step, found.recipe.train.steps
+        reason = unfit(found.meta)
         if found.meta.kind != kind:
             say(f"passed over {run}: a {found.meta.kind} model")
         elif done < all_steps:
             say(f"passed over {run}: at step {done} of {all_steps}")
+        elif reason is not None:
+            say(f"passed over {run}: {reason}")
         else:
             return run
     raise CheckpointError(

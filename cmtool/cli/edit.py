@@ -1,0 +1,79 @@
+"""`cmtool edit`: a group with a command for each editor, made of what the editor's file says."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from cmtool.cli._editing import EditOptions, HoleOptions, run
+from cmtool.cli._editors import Sketch, sketches
+from cmtool.cli._group import Group
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the group."""
+    group = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode="markdown")
+    for sketch in sketches():
+        group.command(sketch.name)(command_of(sketch))
+    group.callback()(edit)
+    app.add_typer(group, name="edit")
+
+
+def edit() -> None:
+    """Edit pictures of any size with a model that was never trained for it.
+
+    Examples:
+
+    - `cmtool edit colorize in.png` : writes in.colorize.png with the newest model in runs/
+
+    - `cmtool edit inpaint in.png --mask mask.png --n 4` : four ways to fill the white part
+
+    - `cmtool edit superres clean.png --simulate --compare` : how well it works
+    """
+
+
+def command_of(sketch: Sketch) -> Callable[..., None]:
+    """A command with the editor's own options and those of all editors."""
+    shared = _parameters(EditOptions)
+    hole = _parameters(HoleOptions) if sketch.masked else []
+    own = [
+        inspect.Parameter(
+            option.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=option.default,
+            annotation=Annotated[option.type, typer.Option(help=option.text)],
+        )
+        for option in sketch.options
+    ]
+
+    def command(**values: Any) -> None:
+        options = EditOptions(**{p.name: values[p.name] for p in shared})
+        where = HoleOptions(**{p.name: values[p.name] for p in hole})
+        run(sketch.name, options, where, {p.name: values[p.name] for p in own})
+
+    parameters = [shared[0], *hole, *own, *shared[1:]]
+    command.__doc__ = f"{sketch.text}\n\nExample: `{sketch.example}`"
+    command.__name__ = sketch.name
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
+def _parameters(options: type[Any]) -> list[inspect.Parameter]:
+    return [
+        inspect.Parameter(
+            f.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=_default(f),
+            annotation=f.type,
+        )
+        for f in dataclasses.fields(options)
+    ]
+
+
+def _default(of: dataclasses.Field[Any]) -> Any:
+    if of.default is not dataclasses.MISSING:
+        return of.default
+    return inspect.Parameter.empty if of.default_factory is dataclasses.MISSING else []

@@ -1,0 +1,191 @@
+"""From names and wishes to an editor, a model and noise levels that suit each other."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from cmtool import registry
+from cmtool.denoiser import Denoiser
+from cmtool.editors.base import Editor
+from cmtool.errors import CheckpointError, RecipeError, Say, did_you_mean
+from cmtool.meta import Meta
+from cmtool.solvers.base import Solver
+from cmtool.workflows._draw import Plan, default_batch, edit_levels, guided, labelled
+from cmtool.workflows._edit_run import Job
+from cmtool.workflows._times import parse_times
+from cmtool.workflows.load import Model, newest_run, open_model
+
+INNER_STEPS = 7
+"""Evaluations of a diffusion model for each estimate: three steps of Heun's and the last."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How to sample.
+
+    Args:
+        steps: Noise levels; None is the model's own, else the editor's number.
+        times: Noise levels instead, as typed or as numbers.
+        seed: Non-negative.
+        label: A class by number or name.
+        guidance: Weight of guidance; 1 is off.
+        inner_steps: Evaluations of a diffusion model for each estimate.
+        native: Whether the result is as large as the model's images.
+        batch_size: Images in one call of the network; None suits the device.
+    """
+
+    steps: int | None = None
+    times: str | Sequence[float] | None = None
+    seed: int = 0
+    label: str | int | None = None
+    guidance: float = 1.0
+    inner_steps: int | None = None
+    native: bool = False
+    batch_size: int | None = None
+
+
+def make_editor(name: str, options: Mapping[str, Any]) -> Editor:
+    """An editor by name.
+
+    Raises:
+        RecipeError: There is none of that name, or its options do not make sense.
+    """
+    cls = registry.load("editors", name)
+    known = [field.name for field in fields(cls)]
+    for key in options:
+        if key not in known:
+            takes = ", ".join([*known, *cls.pictures]) or "no options"
+            guess = did_you_mean(key, [*known, *cls.pictures])
+            raise RecipeError(f"{name} has no option '{key}'{guess}", f"it takes {takes}")
+    try:
+        editor: Editor = cls(**options)
+    except (ValueError, TypeError) as problem:
+        raise RecipeError(f"{name} {problem}", f"cmtool edit {name} --help") from None
+    return editor
+
+
+def make_job(model: Denoiser, editor: Editor, wish: Wish, *, has_null: bool) -> Job:
+    """A job.
+
+    Args:
+        model: On its device.
+        editor: What to do.
+        wish: How to sample.
+        has_null: Whether a model of classes was also trained without.
+
+    Raises:
+        CmtoolError: They do not suit each other.
+    """
+    name = registry.name_of("editors", type(editor))
+    _check_channels(model, editor, name)
+    if not 0 <= wish.seed < 2**63:
+        raise RecipeError(f"--seed must be 0 or more and below 2^63, got {wish.seed}", "--seed 0")
+    if wish.batch_size is not None and wish.batch_size < 1:
+        raise RecipeError(f"--batch-size must be at least 1, got {wish.batch_size}", "leave it out")
+    times = wish.times
+    if isinstance(times, str):
+        times = parse_times(times, model.precond.sigma_data)
+    levels = edit_levels(model, name, type(editor).steps, wish.steps, times)
+    plan = labelled(guided(Plan(levels, (), len(levels)), model, wish.guidance), model, wish.label)
+    return Job(
+        editor,
+        model,
+        levels,
+        batch=wish.batch_size or default_batch(model),
+        label=_label(plan, model, wish.label, has_null=has_null),
+        guidance=plan.guidance,
+        inner=_inner(model, wish.inner_steps),
+        native=wish.native,
+    )
+
+
+def open_editing_model(
+    path: Path | None,
+    editor: type[Editor],
+    name: str,
+    *,
+    coloured: bool,
+    weights: str,
+    facts: Mapping[str, Any],
+    say: Say,
+) -> tuple[Model, bool]:
+    """Opens the model asked for, or chooses one: the newest finished consistency model under `runs`
+    whose channels suit.
+
+    Args:
+        path: The model; None chooses.
+        editor: For what.
+        name: Its name.
+        coloured: Whether a picture has colours.
+        weights: See `load`.
+        facts: See `load`.
+        say: Is told what was passed over, and why.
+
+    Returns:
+        The model, and whether it can do without a class.
+
+    Raises:
+        CheckpointError: It cannot be opened, or there is none.
+    """
+    if path is None:
+        wanted = editor.channels or (3 if coloured else None)
+
+        def unfit(meta: Meta) -> str | None:
+            channels = meta.image_shape[0]
+            if wanted is None or channels == wanted:
+                return None
+            return f"its images have {channels} channel(s), not {wanted}"
+
+        try:
+            path = newest_run(Path("runs"), "consistency", say, unfit)
+        except CheckpointError as error:
+            raise CheckpointError(error.message, f"cmtool edit {name} IMG --model MODEL") from None
+    model = open_model(path, weights=weights, facts=facts, say=say)
+    return model, has_null_class(model.denoiser) or model.recipe.data.label_dropout > 0
+
+
+def has_null_class(model: Denoiser) -> bool:
+    """Whether a model is known to do without a class."""
+    return model.guidable is not None and not model.guidable.as_input
+
+
+def _check_channels(model: Denoiser, editor: Editor, name: str) -> None:
+    channels = model.image_shape[0]
+    if editor.channels is not None and channels != editor.channels:
+        kind = "grey" if channels == 1 else "coloured"
+        raise RecipeError(
+            f"{name} needs a model of {editor.channels}-channel images, and this one makes {kind} "
+            "ones",
+            "--model with another model",
+        )
+
+
+def _label(plan: Plan, model: Denoiser, label: str | int | None, *, has_null: bool) -> int | None:
+    if len(plan.labels) > 1:
+        raise RecipeError(f"--label '{label}' names several classes", "--label with one of them")
+    if plan.labels:
+        return plan.labels[0]
+    if model.classes and not has_null:
+        more = ", ..." if model.num_classes > 20 else ""
+        raise RecipeError(
+            "the model knows only pictures of a class, and no class is given",
+            f"--label with one of {', '.join(model.classes[:20])}{more}",
+        )
+    return None
+
+
+def _inner(model: Denoiser, steps: int | None) -> tuple[Solver, ...] | None:
+    if steps is not None and steps < 1:
+        raise RecipeError(f"--inner-steps must be at least 1, got {steps}", "--inner-steps 7")
+    if model.kind == "consistency":
+        if steps is not None:
+            raise RecipeError(
+                f"--inner-steps {steps} needs a diffusion model; this is a consistency model",
+                "drop --inner-steps",
+            )
+        return None
+    euler: Solver = registry.load("solvers", "euler")()
+    heun: Solver = registry.load("solvers", "heun")()
+    count = INNER_STEPS if steps is None else steps
+    return tuple(heun.path(count - 1, euler)) if count > 1 else ()
