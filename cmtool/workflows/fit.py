@@ -20,7 +20,7 @@ from cmtool.data.loader import Loader
 from cmtool.denoiser import Denoiser, LogWeight
 from cmtool.errors import CheckpointError, RecipeError, Say, silent
 from cmtool.losses.base import Roles
-from cmtool.recipe import DataSettings, Recipe
+from cmtool.recipe import DataSettings, DenoiserSettings, Recipe
 from cmtool.rng import mix
 from cmtool.solvers.base import Solver
 from cmtool.solvers.euler import Euler
@@ -35,6 +35,8 @@ from cmtool.workflows._preflight import check_scalings, check_tangent, say_known
 from cmtool.workflows.load import Model, pick_device
 
 GRID_SEED, GRID_COLUMNS, GRID_ROWS = 0, 8, 4
+_WITHOUT_WEIGHTS = ("head_channels", "flavor", "norm_groups")
+"""Keys of networks that change what the same weights compute."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def prepare(
     torch.manual_seed(mix(recipe.train.seed))
     student = checkpoint.build(recipe, meta)
     if init is not None:
-        _check_scalings(init, recipe)
+        _check_start(init, recipe)
         copy_weights(init, student)
         say(f"student starts from {init.source}")
     if recipe.loss.uses_jvp:
@@ -199,19 +201,22 @@ def _check_sections(recipe: Recipe, teacher: Model | None) -> None:
             )
 
 
-def _check_scalings(init: Model, recipe: Recipe) -> None:
-    """Weights mean something only inside the scalings that they were trained in.
+def _check_start(init: Model, recipe: Recipe) -> None:
+    """Weights mean something only inside the scalings that they were trained in, and with what of
+    their network no shape of theirs tells.
 
     Raises:
         RecipeError: The recipe has others.
     """
-    theirs, ours = init.recipe.denoiser, recipe.denoiser
-    keys = [f.name for f in fields(theirs) if f.name not in ("precond", "boundary")]
-    differ = [key for key in keys if getattr(theirs, key) != getattr(ours, key)]
-    if differ:
-        were = ", ".join(f"{key} = {getattr(theirs, key)}" for key in differ)
-        hint = " ".join(f"--set denoiser.{key}={getattr(theirs, key)}" for key in differ)
-        raise RecipeError(f"{init.source} was trained with denoiser.{were}", hint)
+    scalings = [f.name for f in fields(DenoiserSettings) if f.name not in ("precond", "boundary")]
+    for section, keys in (("denoiser", scalings), ("network", _WITHOUT_WEIGHTS)):
+        theirs, ours = getattr(init.recipe, section), getattr(recipe, section)
+        both = [key for key in keys if type(ours) is type(theirs) and hasattr(ours, key)]
+        differ = [key for key in both if getattr(theirs, key) != getattr(ours, key)]
+        if differ:
+            were = ", ".join(f"{section}.{key} = {getattr(theirs, key)}" for key in differ)
+            hint = " ".join(f"--set {section}.{key}={getattr(theirs, key)}" for key in differ)
+            raise RecipeError(f"{init.source} was trained with {were}", hint)
 
 
 def copy_weights(source: Model, student: Denoiser) -> None:

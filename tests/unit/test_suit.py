@@ -8,6 +8,8 @@ import torch
 
 from cmtool import images
 from cmtool.errors import DeviceError, RecipeError
+from cmtool.foreign import openai
+from cmtool.networks.adm import Adm
 from cmtool.settings import TrainSettings
 from cmtool.workflows import distill
 from cmtool.workflows._machine import resolve
@@ -92,3 +94,30 @@ def test_weights_start_only_where_they_mean_the_same(photos, tmp_path):
 def test_a_training_device_has_no_index():
     with pytest.raises(DeviceError, match="--device cuda:1"):
         resolve(TrainSettings(), torch.device("cuda:1"), print)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("head_channels", "16"), ("flavor", "edm"), ("norm_groups", "16")]
+)
+def test_weights_start_nothing_that_would_read_them_otherwise(tmp_path, key, value):
+    """The shapes are the same, so only the keys tell."""
+    spec = Adm(channels=32, channel_mult=(1, 1), blocks=1, attention=(4,), head_channels=32)
+    theirs = openai.to_theirs(spec.build(8, 1, 0).state_dict(), spec, 8, 1, 0)
+    torch.save(theirs, tmp_path / "published.pt")
+    recipe = tmp_path / "same.toml"
+    recipe.write_text(
+        '[network]\nname = "adm"\nchannels = 32\nchannel_mult = [1, 1]\nblocks = 1\n'
+        "attention = [4]\nhead_channels = 32\n[denoiser]\nnoise_scale = 250\n"
+        '[loss]\nname = "dsm"\n'
+    )
+    facts = {"image_size": 8, "head_channels": 32}
+
+    def start(*more):
+        job = Job(str(recipe), "digits", overrides=more, out=tmp_path / "run")
+        return plan(job, tmp_path / "published.pt", facts, Listeners())
+
+    kept = start().student.network.state_dict()
+    assert torch.equal(kept["stem.weight"], theirs["input_blocks.0.0.weight"])
+    with pytest.raises(RecipeError, match=f"published.pt was trained with network.{key} = ") as no:
+        start(f"network.{key}={value}")
+    assert no.value.hint.startswith(f"--set network.{key}=")
