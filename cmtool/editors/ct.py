@@ -27,7 +27,7 @@ class Ct(Editor):
     degrades: ClassVar[bool] = True
 
     views: int = 12
-    tol: float = 1e-3
+    tol: float = 3e-3
 
     def __post_init__(self) -> None:
         if self.views < 1 or self.tol <= 0:

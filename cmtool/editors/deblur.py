@@ -21,7 +21,8 @@ class Deblur(Editor):
     Args:
         kernel: gaussian:SIGMA, motion:LENGTH,ANGLE (pixels; degrees, counter-clockwise from the
             horizontal), or a picture of the kernel: the brighter, the more weight.
-        noise: Standard deviation of the picture's noise, on its scale [-1, 1].
+        noise: How noisy the picture is, against how far off the model's estimates are; more is
+            smoother. 0.02 suits 8 bits.
         tol: How much of the picture the blurred result may miss.
     """
 
@@ -31,7 +32,7 @@ class Deblur(Editor):
     pictures: ClassVar[Mapping[str, Literal["own"]]] = {"kernel": "own"}
 
     kernel: str = "gaussian:2"
-    noise: float = 0.001
+    noise: float = 0.02
     tol: float = 0.01
 
     def __post_init__(self) -> None:
