@@ -1,6 +1,7 @@
 """Opens a data set by its name or its path."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ class _Wanted(NamedTuple):
     channels: int | None
     crop: str | None
     skip_broken: bool
+    without: tuple[str, ...]
     say: Say
 
 
@@ -39,6 +41,7 @@ def open_data(
     channels: int | None = None,
     crop: str | None = None,
     skip_broken: bool = False,
+    without: tuple[str, ...] = (),
     say: Say = base.quiet,
 ) -> ImageSet:
     """Opens a data set.
@@ -52,6 +55,7 @@ def open_data(
         channels: 1 or 3; None keeps the data set's own.
         crop: How to come to `image_size`, a name in `images.CROPS`; None: the data set's own way.
         skip_broken: Leave out files that cannot be read, instead of stopping at the first.
+        without: Files of a folder or zip to leave out, by their names in it.
         say: Told of downloads and of what was left out.
 
     Raises:
@@ -62,7 +66,7 @@ def open_data(
         >>> len(data), data.image_shape, data.num_classes
         (1400, (1, 8, 8), 10)
     """
-    wanted = _Wanted(split, image_size, channels, crop, skip_broken, say)
+    wanted = _Wanted(split, image_size, channels, crop, skip_broken, without, say)
     _check(wanted)
     try:
         return _open(spec, data_dir, wanted)
@@ -72,7 +76,7 @@ def open_data(
 
 
 def _open(spec: str, data_dir: Path | None, wanted: _Wanted) -> ImageSet:
-    split, image_size, channels, crop, skip_broken, say = wanted
+    split, image_size, channels, crop, skip_broken, without, say = wanted
     if spec in ("digits", "mnist", "cifar10"):
         return _published(spec, data_dir, wanted)
     name, split_folders = spec, False
@@ -91,6 +95,7 @@ def _open(spec: str, data_dir: Path | None, wanted: _Wanted) -> ImageSet:
                 f"no data set, folder or zip '{spec}'{did_you_mean(spec, names())}", hint
             )
         store, name, split_folders = open_store(path, spec), path.resolve().name, True
+        store = replace(store, names=tuple(n for n in store.names if n not in without))
     return image_set(
         store,
         name,
@@ -121,7 +126,7 @@ def _check(wanted: _Wanted) -> None:
 
 def _published(name: str, data_dir: Path | None, wanted: _Wanted) -> ImageSet:
     """Digits, MNIST or CIFAR-10, resized only where that is asked for."""
-    split, image_size, channels, crop, _, say = wanted
+    split, image_size, channels, crop, _, _, say = wanted
     if name == "digits":
         raw, classes = digits.load(split), digits.CLASSES
     elif name == "mnist":

@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from cmtool.data.base import ImageSet
 from cmtool.data.catalog import open_data
+from cmtool.data.folder import DEFAULT_CROP
 from cmtool.errors import DataError, RecipeError, Say
 from cmtool.metrics.features.base import Extractor, Vectors
 from cmtool.metrics.frechet import Gaussian
@@ -23,6 +25,7 @@ from cmtool.metrics.references import (
     write_statistics,
 )
 from cmtool.workflows._features import Progress, Vault, gather, moments, vault_of
+from cmtool.workflows._output import GRID
 from cmtool.workflows._processes import Processes
 from cmtool.workflows._subjects import Opened, Request, source_of
 
@@ -87,7 +90,7 @@ def reference_name(request: Request, models: Sequence[Opened]) -> str:
 
 
 def open_set(path: str, request: Request, say: Say) -> ImageSet:
-    """Images that lie somewhere as they are, for `--images`.
+    """Images that lie somewhere as they are, for `--images`; of samples of ours without the grid.
 
     Raises:
         DataError: They cannot be read, or have several sizes.
@@ -95,7 +98,7 @@ def open_set(path: str, request: Request, say: Say) -> ImageSet:
     file = Path(path).expanduser()
     if file.suffix.lower() == ".npz" and file.is_file():
         return open_images(file)
-    return open_data(path, data_dir=request.data_dir, say=say)
+    return open_data(path, data_dir=request.data_dir, without=(GRID,), say=say)
 
 
 def is_lossy(path: str) -> bool:
@@ -118,7 +121,7 @@ def open_reference(
     Raises:
         DataError: It cannot be read, or its images cannot be compared with those.
     """
-    path = Path(name).expanduser()
+    path, notes = Path(name).expanduser(), list[str]()
     if path.is_file() and path.suffix in (".npz", ".pkl"):
         if is_statistics(path):
             found = open_statistics(path)
@@ -128,51 +131,54 @@ def open_reference(
             return Reference(name, facts, (), found.images, content, found)
         data = open_images(path)
     else:
-        data = _open_data(name, shape, models, request, say)
-    if data.image_shape[1:] != shape[1:]:
-        theirs, ours = (f"{s[2]}x{s[1]}" for s in (data.image_shape, shape))
+        data, notes = _open_data(name, shape, models, request, say)
+    if data.image_shape != shape:
+        theirs, ours = ("x".join(map(str, s)) for s in (data.image_shape, shape))
         raise DataError(
-            f"the reference '{name}' has images of {theirs}, the measured ones are {ours}",
-            "--data with images of that size",
+            f"the reference '{name}' has images of {theirs}, the measured ones are {ours} (CxHxW)",
+            "--data with images like those",
         )
     if len(data) < 3:
         raise DataError(f"'{name}' has {len(data)} image(s), a reference needs three")
     say(f"reference {data.name}: {len(data):,} images")
     content = content_hash(data)
     record = {**data.facts, "name": data.name, "images": len(data), "sha256": content}
-    return Reference(name, record, tuple(_notes(data, shape, models)), data, content)
+    notes += _of_classes(data, models)
+    return Reference(name, record, tuple(notes), data, content)
 
 
 def _open_data(
     name: str, shape: tuple[int, int, int], models: Sequence[Opened], request: Request, say: Say
-) -> ImageSet:
+) -> tuple[ImageSet, list[str]]:
+    """A data set, folder or zip brought to a shape, and what was done to it for that.
+
+    A model's own training set is as the model saw it, which needs no word.
+    """
+    channels, size, _ = shape
     own = models[0].model.recipe.data if models else None
-    as_trained = own is not None and name == own.name
-    channels = shape[0]
-    if own is None or not as_trained:
-        natural = open_data(name, data_dir=request.data_dir, image_size=shape[1])
-        # A grey reference is repeated to RGB where a network asks for it.
-        channels = shape[0] if natural.image_shape[0] == 3 else natural.image_shape[0]
-    return open_data(
-        name,
-        data_dir=request.data_dir,
-        image_size=shape[1],
-        channels=channels,
-        crop=own.crop if own is not None else None,
-        skip_broken=own is not None and own.skip_broken,
-        say=say,
-    )
+    opened = partial(open_data, name, data_dir=request.data_dir, image_size=size)
+    if own is not None and name == own.name:
+        broken = own.skip_broken
+        return opened(channels=channels, crop=own.crop, skip_broken=broken, say=say), []
+    notes, crop = [], "none"
+    try:
+        data = opened(crop=crop)
+        # Of images that are decoded as needed some are looked at, from all over the set.
+        data.images(np.linspace(0, len(data) - 1, 64).astype(np.int64))
+    except DataError:
+        crop = DEFAULT_CROP
+        data = opened(crop=crop, say=say)
+        notes.append(f"the reference was cut and resized to {size}x{size} ({crop})")
+    if data.image_shape[0] != channels:
+        done = "colours were made grey" if channels == 1 else "grey images were repeated to RGB"
+        notes.append(f"the reference's {done}")
+        data = opened(channels=channels, crop=crop)
+    return data, notes
 
 
-def _notes(data: ImageSet, shape: tuple[int, int, int], models: Sequence[Opened]) -> list[str]:
+def _of_classes(data: ImageSet, models: Sequence[Opened]) -> list[str]:
+    """Where the classes that are drawn are not those of the reference."""
     notes = []
-    crop = data.facts.get("crop", "none")
-    trained = {opened.model.recipe.data.name for opened in models}
-    if crop != "none" and data.name not in trained:
-        notes.append(f"the reference was cut and resized to {shape[2]}x{shape[1]} ({crop})")
-    if data.image_shape[0] != shape[0]:
-        grey = "reference is" if data.image_shape[0] == 1 else "measured images are"
-        notes.append(f"the {grey} grey, the other side is in colour")
     for opened in models:
         classes = opened.model.denoiser.num_classes
         if classes and data.num_classes and classes != data.num_classes:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from cmtool import __version__
 from cmtool.data.base import ImageSet
@@ -215,8 +216,15 @@ def _plans(model: Model, path: Path, own: str | None, request: Request) -> list[
     return plans
 
 
-def drawn(opened: Opened, plan: Plan, seed: int, protocol: Protocol, request: Request) -> Subject:
-    """Images 0 .. n - 1 of a seed, as bytes."""
+def drawn(
+    opened: Opened,
+    plan: Plan,
+    seed: int,
+    protocol: Protocol,
+    request: Request,
+    device: torch.device,
+) -> Subject:
+    """Images 0 .. n - 1 of a seed, as bytes; the model must be on the device when they are read."""
     model, n = opened.model.denoiser, request.n or FULL
     facts = identity(model, plan, seed, n)
 
@@ -245,8 +253,7 @@ def drawn(opened: Opened, plan: Plan, seed: int, protocol: Protocol, request: Re
         "n": n,
     }
     # Another device or version of the sampler draws images that differ in their last bits.
-    key = {**facts, "rounding": protocol.rounding, "cmtool": __version__}
-    key["device"] = request.device or "auto"
+    key = {**facts, "rounding": protocol.rounding, "cmtool": __version__, "device": device.type}
     source = Source(f"{opened.path}, NFE {plan.nfe}", n, model.image_shape, key, read)
     return Subject(str(opened.path), source, record, model)
 

@@ -134,7 +134,7 @@ def _prepare(request: Request, here: Processes, say: Say) -> Plan:
     trained = request.data or next((opened.model.recipe.data.name for opened in models), None)
     rules = protocol(request.protocol) if request.protocol else protocol_for(trained or "")
     extractor = open_features(request.features or rules.features, device, mode=rules.mode, say=say)
-    subjects, notes = _subjects(models, rules, request, say)
+    subjects, notes = _subjects(models, rules, request, device, say)
     _check_shapes(subjects)
     reference = None
     if name is not None:
@@ -154,11 +154,11 @@ def _prepare(request: Request, here: Processes, say: Say) -> Plan:
 
 
 def _subjects(
-    models: Sequence[Opened], rules: Protocol, request: Request, say: Say
+    models: Sequence[Opened], rules: Protocol, request: Request, device: torch.device, say: Say
 ) -> tuple[tuple[Subject, ...], list[str]]:
     if models:
         found = [
-            drawn(opened, plan, seed, rules, request)
+            drawn(opened, plan, seed, rules, request, device)
             for opened in models
             for plan in opened.plans
             for seed in request.all_seeds()
