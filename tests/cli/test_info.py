@@ -112,6 +112,7 @@ def test_the_next_command_can_be_typed(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     for path in (openai_file(Path("a file.pt")), jax_file(Path("ct-lpips") / "checkpoint_74")):
         known = ["--as", "image_size=8", *(FACTS[2:] if path.suffix else ())]
+        known += ["--as", "precond=consistency"]  # One evaluation to draw an image.
         words = shlex.split(told(str(path), *known)["to draw"])
         words = [{"16": "1", "grid.png": f"{path.stem}.png"}.get(word, word) for word in words]
         done = cmtool(*words[1:])

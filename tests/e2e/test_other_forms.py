@@ -35,7 +35,11 @@ FORMS: dict[str, tuple[str, Preconditioner]] = {
 }
 
 
-@pytest.fixture(scope="module", params=["vp", pytest.param("ve", marks=pytest.mark.slow)])
+# Each trains a teacher; what takes two steps is in test_nvidia_teacher.py.
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", params=FORMS)
 def ready(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """A teacher of 100 steps with the network that goes with the form, and its student."""
     place: Path = tmp_path_factory.mktemp(request.param)

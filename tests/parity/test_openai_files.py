@@ -17,6 +17,7 @@ FORMS = {"denoised_edm": "edm", "denoised_cm": "consistency"}
 # What the reference's training run writes: averages, its own weights as parameters, and a target
 # network of which the convolutions are in half precision.
 NAMES = ("ema_0.9999_600000.pt", "model600000.pt", "target_model600000.pt")
+SLOW = pytest.mark.slow
 
 
 def told(name: str) -> dict[str, int]:
@@ -58,7 +59,7 @@ def test_every_case_as_a_file(name: str, kind: str, tmp_path: Path):
         assert distance(model, golden.tensors(name), form) <= tolerance
 
 
-@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize("kind", [NAMES[0], *(pytest.param(k, marks=SLOW) for k in NAMES[1:])])
 def test_a_preset_is_worth_all_facts(kind: str, tmp_path: Path):
     """`preset` sets form and boundary; the sizes of this small network are told beside it."""
     name = CASES[0]

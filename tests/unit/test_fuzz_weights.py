@@ -121,14 +121,14 @@ KINDS = st.sampled_from([*BASES, "inside"])
 UNHURRIED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 
-@settings(max_examples=200, suppress_health_check=UNHURRIED)
+@settings(max_examples=100, suppress_health_check=UNHURRIED)
 @given(base=KINDS, changes=edits())
 def test_a_mutated_file_is_an_error_or_a_model(tmp_path, base, changes):
     check(tmp_path, base, changes)
 
 
 @pytest.mark.slow
-@settings(max_examples=4500, suppress_health_check=UNHURRIED)
+@settings(max_examples=4600, suppress_health_check=UNHURRIED)
 @given(base=KINDS, changes=edits())
 def test_many_mutated_files(tmp_path, base, changes):
     check(tmp_path, base, changes)

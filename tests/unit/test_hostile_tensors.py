@@ -370,8 +370,8 @@ def header_size(content: bytes) -> int:
     return 8 + int(struct.unpack("<Q", content[:8])[0])
 
 
-FAST = settings(max_examples=100)
-SLOW = settings(max_examples=3500)
+FAST = settings(max_examples=50)
+SLOW = settings(max_examples=3550)
 
 
 @FAST
