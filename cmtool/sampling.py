@@ -114,7 +114,7 @@ def sample_ode(
 
 def trajectory_end(denoise: Denoise, schedule: Schedule, solvers: Sequence[Solver]) -> Denoise:
     """A diffusion model in the place of a consistency function: x_t to the end of the trajectory
-    through it, by the ODE. All images of a call share one time.
+    through it, by the ODE.
 
     Args:
         denoise: The denoiser.
@@ -124,10 +124,9 @@ def trajectory_end(denoise: Denoise, schedule: Schedule, solvers: Sequence[Solve
     """
 
     def end(x: Tensor, t: Tensor) -> Tensor:
-        times = t[:1]
+        times = t[None]
         if solvers:
-            last = torch.full_like(times[0], schedule.t_min)
-            times = schedule.between(times[0], last, len(solvers) + 1)
+            times = schedule.between(t, torch.full_like(t, schedule.t_min), len(solvers) + 1)
         return sample_ode(denoise, schedule, solvers, x, times)
 
     return end

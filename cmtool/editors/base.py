@@ -32,7 +32,7 @@ from torch import Tensor
 from cmtool.sampling import sample_consistency
 from cmtool.schedules.base import Schedule
 from cmtool.solvers.base import Noise
-from cmtool.tensors import Denoise, rms
+from cmtool.tensors import Denoise, expand, rms
 
 Map = Callable[[Tensor], Tensor]
 """(B, *) -> (B, *), each image by itself."""
@@ -56,9 +56,10 @@ class Edit:
         settle: Brings a result into [-1, 1] for saving without leaving the measurement, where both
             can be had.
         tol: ||A P x - y|| <= tol ||y||; 0 for a projection that is exact to rounding.
-        start: (B, C, H, W) noisy images (image plus noise) to start from; None starts with all the
-            noise there is.
-        sigma: Their noise level.
+        start: (B, C, H, W) images to start from; None starts with all the noise there is.
+        sigma: (B,) the noise level that `start` has already: image plus noise of that standard
+            deviation.
+        strength: Where `start` has no noise yet, how much it is given first, see `strength_level`.
     """
 
     shown: Tensor
@@ -68,7 +69,8 @@ class Edit:
     settle: Map = clamp
     tol: float = 0.0
     start: Tensor | None = None
-    sigma: float | None = None
+    sigma: Tensor | None = None
+    strength: float = 1.0
 
     def error(self, x: Tensor) -> Tensor | None:
         """||A x - y|| / ||y|| of every image, (B,); None if nothing is measured."""
@@ -123,6 +125,33 @@ class Editor(ABC):
         return image
 
 
+def strength_level(schedule: Schedule, strength: float) -> float:
+    """The noise level of a strength between 0, the smallest level, and 1, the largest: even steps
+    of strength are the levels of EDM's sampler, whatever the schedule.
+
+    Source:
+        Karras et al. 2022, arXiv 2206.00364, Eq. 5, with rho = 7.
+    """
+    low, high = schedule.noise_range
+    root = low ** (1 / 7) + strength * (high ** (1 / 7) - low ** (1 / 7))
+    return float(min(max(root**7, low), high))
+
+
+def edit_path(schedule: Schedule, edit: Edit, levels: Tensor) -> Tensor:
+    """The noise levels that each image goes through, (n, B): `levels`, (n,); or its own to start
+    with and those of `levels` below it, followed by the smallest there is, at which a picture stays
+    as it is, where other images of the batch have more."""
+    if edit.start is None:
+        return levels[:, None].expand(-1, len(edit.shown))
+    low, high = schedule.noise_range
+    if edit.sigma is None:
+        first = levels.new_full((len(edit.start),), strength_level(schedule, edit.strength))
+    else:
+        first = edit.sigma.to(levels).clamp(low, high)
+    paths = [torch.cat([own[None], levels[levels < own]]) for own in first]
+    return torch.nn.utils.rnn.pad_sequence(paths, padding_value=low)
+
+
 def run_edit(
     denoise: Denoise,
     schedule: Schedule,
@@ -137,16 +166,15 @@ def run_edit(
     images, the estimate is clamped to [-1, 1], then projected, then brought back to noise.
 
     Source:
-        Song et al. 2023, arXiv 2303.01469, Algorithm 4; with `edit.start` alone, Meng et al. 2021,
-        arXiv 2108.01073 (SDEdit).
+        Song et al. 2023, arXiv 2303.01469, Algorithm 4; with `edit.start` and no projection,
+        Meng et al. 2021, arXiv 2108.01073 (SDEdit).
 
     Args:
         denoise: A consistency function in the schedule's frame, see `Denoiser.bind`; a diffusion
             model becomes one by `cmtool.sampling.trajectory_end`.
         schedule: The frame.
         edit: What to do.
-        levels: (n,) decreasing noise levels in the dtype to compute in; with `edit.start` those
-            below `edit.sigma` follow it.
+        levels: (n,) decreasing noise levels in the dtype to compute in; see `edit_path`.
         rng: Draws (B, C, H, W); the first draw is the noise to start with, unless `edit` brings its
             own.
         clamped: Whether to clamp.
@@ -155,20 +183,18 @@ def run_edit(
     Returns:
         (B, C, H, W) the last estimate, projected but not settled: it may leave [-1, 1].
     """
-    if edit.start is not None and edit.sigma is not None:
-        first = levels.new_tensor([edit.sigma])
-        levels = torch.cat([first, levels[levels < first]])
-    levels = levels.to(edit.shown.device)
+    levels = edit_path(schedule, edit, levels.to(edit.shown.device))
     times = schedule.from_sigma(levels)
+    still = levels[:1].new_tensor(schedule.noise_range[0] * (1 + 1e-6))
+    z = torch.zeros_like(edit.shown) if edit.sigma is not None else rng.randn(edit.shown.shape[1:])
     if edit.start is None:
-        z = rng.randn(edit.shown.shape[1:]).to(times)
-        x = schedule.perturb(edit.shown.to(times), z, times[:1].expand(len(z)))
+        x = schedule.perturb(edit.shown.to(times), z.to(times), times[0])
     else:
-        x = schedule(times[0]).alpha * edit.start.to(times)
-    passed = iter(levels.tolist())
+        x = schedule.renoise(edit.start.to(times), z.to(times), times[0])
+    passed = iter(levels.amax(1).tolist())
 
     def answer(x: Tensor, t: Tensor) -> Tensor:
-        x0_hat = denoise(x, t)
+        x0_hat = torch.where(expand(schedule.sigma(t) > still, x), denoise(x, t).to(x), x)
         return clamp(x0_hat) if clamped else x0_hat
 
     def project(x0_hat: Tensor) -> Tensor:
