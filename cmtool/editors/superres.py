@@ -41,7 +41,8 @@ class Superres(Editor):
             split = project(x).reshape(b, c, h, self.factor, w, self.factor).transpose(3, 4)
             blocks = split.reshape(b, c, h, w, -1)
             out = blocks.abs().amax(-1) > 1
-            blocks[out] = into_range(blocks[out], reference[out])
+            if out.any():
+                blocks[out] = into_range(blocks[out], reference[out])
             return clamp(blocks.reshape(split.shape).transpose(3, 4).reshape(x.shape))
 
         return Edit(
@@ -76,7 +77,7 @@ def into_range(blocks: Tensor, mean: Tensor) -> Tensor:
     """
     low = -1 - blocks.amax(1, keepdim=True)
     high = 1 - blocks.amin(1, keepdim=True)
-    for _ in range(64):
+    for _ in range(50):
         middle = (low + high) / 2
         less = clamp(blocks + middle).mean(1, keepdim=True) < mean[:, None]
         low, high = torch.where(less, middle, low), torch.where(less, high, middle)

@@ -18,7 +18,9 @@ from cmtool import registry
 from cmtool.editors.base import run_edit
 from cmtool.editors.superres import Superres
 from cmtool.rng import SeedRng
+from cmtool.sampling import trajectory_end
 from cmtool.schedules.karras import Karras
+from cmtool.solvers.heun import Heun
 
 EXACT = [
     *(name for name in registry.names("editors") if registry.load("editors", name).group == "exact")
@@ -100,13 +102,18 @@ def posterior(edit):
 
 @cache
 def sampled(name, kind, evaluations):
+    """`followed` with an exact model."""
+    return followed(name, model(kind), evaluations)
+
+
+def followed(name, denoise, evaluations):
     """Errors of the mean, in posterior standard deviations, and of the covariance, relative in the
     Frobenius norm; and the sum of the variances over the posterior's."""
     torch.manual_seed(0)
     edit, noise = prepared(name), ExactNoise()
     levels = Karras().grid(evaluations + 1)[:-1]
     x = run_edit(
-        *(model(kind), Karras(), edit, levels), rng=noise, clamped=False, watch=noise.watch
+        *(denoise, Karras(), edit, levels), rng=noise, clamped=False, watch=noise.watch
     ).flatten(1)
     mean, truth = posterior(edit)
     found = (x - x.mean(0)).T @ (x - x.mean(0)) / POINTS
@@ -135,6 +142,21 @@ def test_with_a_denoiser_the_mean_is_approached_and_half_the_covariance(name):
     assert late[1] == pytest.approx(0.5, abs=0.02)
     assert late[2] == pytest.approx(0.5, abs=0.01)
     assert abs(late[2] - 0.5) < abs(early[2] - 0.5)
+
+
+@pytest.mark.parametrize("name", ["inpaint", "colorize"])
+def test_a_teacher_that_runs_to_the_end_is_a_consistency_function(name):
+    """The more of Heun's steps before each projection, the nearer."""
+    _, exact, whole = sampled(name, "consistency", 74)
+    errors, shares = [], []
+    for steps in (1, 4, 16):
+        end = trajectory_end(model("denoiser"), Karras(), (Heun(),) * steps)
+        _, error, share = followed(name, end, 74)
+        errors.append(error)
+        shares.append(share)
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] == pytest.approx(exact, rel=0.06)
+    assert shares[-1] == pytest.approx(whole, rel=0.006)
 
 
 def test_the_points_follow_a_distribution_exactly():

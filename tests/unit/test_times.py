@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from dataclasses import replace
@@ -14,9 +15,9 @@ from cli_world import SMALL_CD, cmtool, must
 from cmtool import checkpoint, load
 from cmtool import recipe as recipes
 from cmtool.checkpoint import Checkpoint, Meta, store_times
-from cmtool.errors import CheckpointError
+from cmtool.errors import CheckpointError, RecipeError
 from cmtool.foreign.base import published_times
-from cmtool.workflows._draw import plan_for
+from cmtool.workflows._draw import edit_levels, plan_for
 
 RECIPE = """
 [network]
@@ -165,3 +166,40 @@ def test_published_models_have_their_published_second_step():
     assert published_times("cd_imagenet64_l2.pt") == {2: (80.0, 1.3824)}
     assert published_times("diffusers-cd_bedroom256_lpips") == {2: (80.0, 4.3656)}
     assert published_times("cd_cat256_l2.pt") == published_times("edm_imagenet64_ema.pt") == {}
+
+
+@pytest.mark.parametrize("kind", ["run", ".safetensors"])
+def test_an_editor_has_levels_under_its_name(kind, tmp_path):
+    path, _ = _saved(kind, tmp_path)
+    before = load(path, device="cpu")
+    store_times(path, {"inpaint": (70.0, 2.0, 0.3), 10: tuple(range(10, 0, -1))})
+    store_times(path, {2: LEVELS})
+    model = load(path, device="cpu")
+    assert list(model.times) == [2, 10, "inpaint"]
+    assert edit_levels(model, "inpaint", 18).tolist() == [70.0, 2.0, 0.3]
+    assert edit_levels(model, "inpaint", 18, steps=2).tolist() == pytest.approx([80.0, 0.8])
+    assert edit_levels(model, "inpaint", 18, times=[5.0]).tolist() == [5.0]
+    # Drawing does not take an editor's levels, nor one editor another's.
+    assert torch.equal(plan_for(model, 3).times, plan_for(before, 3).times)
+    assert torch.equal(edit_levels(model, "colorize", 3), plan_for(before, 3).times)
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"steps": 2, "times": [1.0]}, "exclude each other"),
+        ({"steps": 0}, "--steps must be at least 1"),
+        ({"times": [1.0, 2.0]}, "--times must decrease"),
+        ({"times": [90.0]}, "above the model's largest noise level 80"),
+    ],
+)
+def test_editing_levels_that_cannot_be(wish, message):
+    with pytest.raises(RecipeError, match=message):
+        edit_levels(_parts()[1], "inpaint", 18, **wish)
+
+
+@pytest.mark.parametrize("levels", [(), (1.0, 2.0), (80.0, math.nan), (-1.0,)])
+def test_levels_of_an_editor_that_cannot_be(levels, tmp_path):
+    path, _ = _saved(".safetensors", tmp_path)
+    with pytest.raises(CheckpointError, match="times for 'inpaint'"):
+        store_times(path, {"inpaint": levels})
