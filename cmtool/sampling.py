@@ -51,7 +51,8 @@ def sample_consistency(
         denoise: The consistency function.
         schedule: What the times mean.
         x: (B, *) noisy images at times[0].
-        times: (n,) decreasing times; the output of the last is returned un-noised.
+        times: (n,) decreasing times, or (n, B) those of each image; the output of the last is
+            returned un-noised.
         rng: Re-noises between evaluations; not used when n is 1 or gamma 0.
         gamma: 1 is Algorithm 1, 0 draws no noise after the first.
         project: Applied to every estimate, (B, *) -> (B, *).
@@ -96,7 +97,7 @@ def sample_ode(
         schedule: What the times mean.
         solvers: One for each interval, len(times) - 1.
         x: (B, *) noisy images at times[0].
-        times: (n,) decreasing times.
+        times: (n,) decreasing times, or (n, B) those of each image.
         finish: Whether to remove that noise, with one more evaluation.
         rng: Noise for stochastic solvers.
 
