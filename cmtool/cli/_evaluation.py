@@ -80,6 +80,8 @@ class EvalOptions:
         list[str],
         typer.Option(metavar="80,0.8", help="Noise levels instead; again for another row."),
     ] = field(default_factory=list)
+    solver: opt.SolverOpt = None
+    guidance: opt.GuidanceOpt = 1.0
     n: Annotated[
         int | None, typer.Option("--n", help="Images a row; 50,000, or all of --images.")
     ] = None
@@ -127,6 +129,8 @@ def run(options: EvalOptions, metrics: Sequence[str], features: str | None = Non
         images=tuple(o.images),
         steps=o.steps,
         times=tuple(o.times),
+        solver=o.solver,
+        guidance=o.guidance,
         n=o.n,
         seed=o.seed,
         seeds=o.seeds,

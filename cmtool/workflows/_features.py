@@ -173,11 +173,11 @@ class Vault:
 
 
 def _write_at(path: Path, at: int, content: memoryview) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
     try:
+        os.lseek(file, at, os.SEEK_SET)
         while content:  # A full disk takes a part, then refuses.
-            written = os.pwrite(file, content, at)
-            at, content = at + written, content[written:]
+            content = content[os.write(file, content) :]
     finally:
         os.close(file)
 

@@ -13,7 +13,7 @@ from cmtool.data.base import ImageSet
 from cmtool.denoiser import Denoiser
 from cmtool.errors import DataError, RecipeError, Say
 from cmtool.metrics.protocols import FULL, Protocol
-from cmtool.workflows._draw import Plan, check_request, default_batch, draw, plan_for
+from cmtool.workflows._draw import Plan, check_request, default_batch, draw, guided, plan_for
 from cmtool.workflows._features import Check, Source
 from cmtool.workflows._output import Labels, Pixels
 from cmtool.workflows._sharded import identity
@@ -32,6 +32,8 @@ class Request:
         images: Folders, zips or npz files in place of models.
         steps: Network evaluations for each image, with commas between; a row for each.
         times: Noise levels instead, as typed; a row for each.
+        solver: A solver by name, for the diffusion models.
+        guidance: Weight of guidance; 1 is off.
         n: Images of a row; None is 50,000, and of a folder all.
         seed: Non-negative.
         seeds: Several, with commas between, in place of `seed`.
@@ -55,6 +57,8 @@ class Request:
     images: tuple[str, ...] = ()
     steps: str | None = None
     times: tuple[str, ...] = ()
+    solver: str | None = None
+    guidance: float = 1.0
     n: int | None = None
     seed: int = 0
     seeds: str | None = None
@@ -103,9 +107,23 @@ class Request:
             RecipeError: Something contradicts itself or is out of range.
         """
         self.all_seeds()
-        if self.images and (self.models or self.steps or self.times):
-            given = "--model" if self.models else "--steps" if self.steps else "--times"
-            raise RecipeError(f"--images and {given} exclude each other", f"drop {given}")
+        drawing = {
+            "--model": self.models,
+            "--steps": self.steps,
+            "--times": self.times,
+            "--repeat": self.repeat != 1,
+            "--seeds": self.seeds,
+            "--seed": self.seed,
+            "--guidance": self.guidance != 1,
+            "--solver": self.solver,
+            "--save-samples": self.save_samples,
+        }
+        for option, given in drawing.items():
+            if self.images and given:
+                raise RecipeError(
+                    f"--images and {option} exclude each other: these images are drawn already",
+                    f"drop {option}",
+                )
         if self.steps is not None:
             if self.times:
                 raise RecipeError("--steps and --times exclude each other", "drop one of them")
@@ -201,19 +219,22 @@ def _with_steps(text: str) -> tuple[Path, str | None]:
 
 def _plans(model: Model, path: Path, own: str | None, request: Request) -> list[Plan]:
     denoiser = model.denoiser
+    solver = request.solver if denoiser.kind == "diffusion" else None
     if request.times and own is None:
         sigma_data = denoiser.precond.sigma_data
-        return [plan_for(denoiser, times=parse_times(t, sigma_data)) for t in request.times]
-    text = own or request.steps
-    steps = [None] if text is None else whole_numbers("--steps", text, "--steps 1,2,4")
-    plans = [plan_for(denoiser, count) for count in steps]
+        levels = [parse_times(text, sigma_data) for text in request.times]
+        plans = [plan_for(denoiser, times=times, solver=solver) for times in levels]
+    else:
+        text = own or request.steps
+        steps = [None] if text is None else whole_numbers("--steps", text, "--steps 1,2,4")
+        plans = [plan_for(denoiser, count, solver=solver) for count in steps]
     for plan in plans:
         if denoiser.kind == "diffusion" and plan.nfe == 1 and not plan.own:
             raise RecipeError(
                 f"{model.source} is a diffusion model: one step gives the mean of all images",
                 f"along its ODE: cmtool eval {request.command} --model {path}@35",
             )
-    return plans
+    return [guided(plan, denoiser, request.guidance) for plan in plans]
 
 
 def drawn(

@@ -195,8 +195,6 @@ def _drafts(
     """Where the images are kept, a place for each row."""
     if request.save_samples is None:
         return (None,) * len(subjects)
-    if request.images:
-        raise RecipeError("--save-samples needs a model, these images are there", "drop it")
     found = []
     for number, subject in enumerate(subjects):
         target = request.save_samples
