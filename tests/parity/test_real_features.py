@@ -1,11 +1,12 @@
 """Feature distances on CIFAR-10: the same images look the same, noise looks worse.
 
-The figures in docs/metrics.md are those of `test_lite0_...` with 3,000 images.
+The figures in docs/metrics.md are those of the first test.
 """
 
 import numpy as np
 import pytest
 from cifar_resnet import export_resnet
+from safetensors.torch import load_file
 
 from cmtool.data.catalog import open_data
 from cmtool.metrics.bootstrap import frechet_interval
@@ -49,21 +50,19 @@ def test_lite0_takes_train_and_test_for_alike_and_orders_noise(shared):
     assert max(other, unseen) < little < much
 
 
-def test_a_classifier_of_the_data_by_its_file_gives_known_distances(shared, tmp_path):
-    """0.025 between train halves, 0.074 to the test set: with 10,000 images each, told with the
-    weights; which images is not."""
+def test_a_file_with_a_sidecar_gives_the_published_networks_features(shared, tmp_path):
+    """It is right on 93.39 % of the 10,000 test images only if it gets them as it was trained."""
     (weights,) = (shared / "weights").glob("cifar10_resnet56-*.safetensors")
     net = open_features(str(export_resnet(weights, tmp_path)))
     train = open_data("cifar10", data_dir=shared)
     test = open_data("cifar10", data_dir=shared, split="test")
-    ten = np.arange(10_000)
-    reference = Moments.of(_features(net, train.images(ten), 64))
+    some = np.arange(2000)
+    unseen = _features(net, test.images(some))
+    head = load_file(weights)
+    found = unseen @ head["linear.weight"].numpy().T + head["linear.bias"].numpy()
+    assert (found.argmax(1) == test.labels[some]).mean() == pytest.approx(0.9339, abs=0.015)
+    reference = Moments.of(_features(net, train.images(some)))
+    much = _features(net, noisy(test.images(some), 25))
     assert net.title("FD") == "FD-resnet56"
-    for images, expected, tolerance in (
-        (train.images(25_000 + ten), 0.025, 0.4),
-        (test.images(ten), 0.074, 0.25),
-    ):
-        found = frechet_distance(Moments.of(_features(net, images, 64)), reference)
-        assert found == pytest.approx(expected, rel=tolerance)
-    found = Moments.of(_features(net, noisy(train.images(25_000 + ten[:5000]), 25), 64))
-    assert frechet_distance(found, reference) == pytest.approx(34.8, rel=0.1)
+    other, little = (frechet_distance(Moments.of(x), reference) for x in (unseen, much))
+    assert 100 * other < little
