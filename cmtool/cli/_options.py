@@ -27,7 +27,7 @@ ModelArg = Annotated[
     Path | None,
     typer.Argument(
         metavar="MODEL",
-        help="A run, a .safetensors or a .pt file; the newest one-step model in runs/ if left out.",
+        help="A run, or published weights; the newest one-step model in runs/ if left out.",
     ),
 ]
 FactsOpt = Annotated[

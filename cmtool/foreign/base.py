@@ -28,6 +28,8 @@ class Published:
         classes: The classes' names; empty for an unconditional model.
         origin: Where it is from, for people: at least "file" and "layout".
         times: Published noise levels to sample at, see `cmtool.denoiser.Denoiser`.
+        label_dropout: Share of images whose class was hidden in training; above 0, a diffusion
+            model can be guided.
     """
 
     network: Network
@@ -39,6 +41,7 @@ class Published:
     classes: tuple[str, ...] = ()
     origin: dict[str, str] = field(default_factory=dict)
     times: dict[Use, tuple[float, ...]] = field(default_factory=dict)
+    label_dropout: float = 0.0
 
 
 def known_by_name(

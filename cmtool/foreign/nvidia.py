@@ -114,6 +114,7 @@ def _read(file: TorchFile, root: Module, facts: Mapping[str, Any], say: Say) -> 
         raise CheckpointError("it has a parameter that is no tensor")
     kind: Kind = "consistency" if settings.precond == "consistency" else "diffusion"
     network: Spec | Edm2
+    label_dropout = 0.0
     if root.kind == "Precond":
         network = _edm2(root.child("unet"), size, channels, num_classes)
         say("EDM2's Fourier features of the noise level are known to train badly as a student")
@@ -126,6 +127,7 @@ def _read(file: TorchFile, root: Module, facts: Mapping[str, Any], say: Say) -> 
         state = edm2.to_ours(found, network, size, channels, num_classes)
     else:
         network = _network(root.child("model"))
+        label_dropout = root.child("model").number("label_dropout", 0, 1, 0.0)
         state = to_ours(found, network, size, channels, num_classes)
     return Published(
         network=network,
@@ -136,6 +138,7 @@ def _read(file: TorchFile, root: Module, facts: Mapping[str, Any], say: Say) -> 
         image_shape=(channels, size, size),
         classes=numbered(num_classes),
         origin={"file": file.path.name, "layout": f"nvidia {root.kind}"},
+        label_dropout=label_dropout,
     )
 
 

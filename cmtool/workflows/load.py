@@ -13,13 +13,22 @@ from torch import Tensor
 from cmtool import checkpoint
 from cmtool.checkpoint import Checkpoint, Meta
 from cmtool.denoiser import Denoiser, Kind
-from cmtool.errors import CheckpointError, CmtoolError, DeviceError, Say, did_you_mean, silent
+from cmtool.errors import (
+    CheckpointError,
+    CmtoolError,
+    DeviceError,
+    Say,
+    did_you_mean,
+    foreign_name,
+    silent,
+)
 from cmtool.foreign import diffusers, hub, jax, nvidia, openai, torch_file
 from cmtool.foreign.base import Published
 from cmtool.foreign.torch_file import TorchFile
 from cmtool.losses.cd import CD
 from cmtool.losses.dsm import DSM
 from cmtool.recipe import Recipe
+from cmtool.settings import DataSettings
 from cmtool.solvers.heun import Heun
 from cmtool.tensor_file import is_safetensors, read_tensors
 
@@ -44,7 +53,10 @@ FACTS: dict[str, type] = {
 DEVICES = ("cpu", "cuda", "mps")
 
 
-A_MODEL = "a model is a run directory, a .safetensors, .pt or .pkl file"
+A_MODEL = (
+    "a model is a run or diffusers directory, or a file: "
+    ".safetensors, .pt, .pkl, JAX's checkpoint_N"
+)
 
 
 @dataclass(frozen=True)
@@ -141,7 +153,7 @@ def open_model(
         return Model(checkpoint.restore(recipe, meta, state, str(path)), recipe, meta, str(path))
     if openai.is_openai(state):
         return _from_published(openai.read(path, state, facts, say, image_size), path)
-    some = ", ".join(sorted(state)[:3])
+    some = ", ".join(map(foreign_name, sorted(state)[:3]))
     raise CheckpointError(
         f"'{path}' holds weights of an unknown layout ({len(state)} tensors: {some}, ...)",
         "known are this tool's files, OpenAI's, NVIDIA's and JAX ones, and diffusers directories",
@@ -188,6 +200,7 @@ def newest_run(
 def _from_published(found: Published, path: Path) -> Model:
     recipe = Recipe(
         network=found.network,
+        data=DataSettings(label_dropout=found.label_dropout),
         schedule=found.schedule,
         denoiser=found.denoiser,
         solver=Heun(),
@@ -245,7 +258,9 @@ def _checked(facts: Mapping[str, Any]) -> dict[str, Any]:
             raise CheckpointError(f"--as {key}: unknown key{guess}", f"keys: {', '.join(FACTS)}")
         try:
             checked[key] = FACTS[key](value)
-        except (TypeError, ValueError):
+            if isinstance(value, bool) or (FACTS[key] is int and checked[key] != float(value)):
+                raise ValueError(key)
+        except (TypeError, ValueError, OverflowError):
             wanted = FACTS[key].__name__
             raise CheckpointError(
                 f"--as {key}: expected {wanted}, got '{value}'", f"--as {key}=NUMBER"

@@ -222,3 +222,18 @@ def test_the_weights_of_a_training_state_are_said_to_be_no_average(write):
     assert any("not an average" in line for line in said)
     open_model(write(made.pickle_of(made.snapshot(made.small()))), say=(said := []).append)
     assert said == []
+
+
+def test_a_network_that_was_trained_without_classes_too_can_be_guided(write):
+    hidden = made.small(kwargs={"label_dropout": 0.1})
+    guided = cmtool.load(write(made.pickle_of(made.snapshot(hidden))), device="cpu")
+    assert guided.guidable == (0.0, float("inf"), False)
+    plain = cmtool.load(write(made.pickle_of(made.snapshot(made.small()))), device="cpu")
+    assert plain.guidable is None
+
+
+@pytest.mark.parametrize(("key", "value"), [("sigma_min", True), ("image_size", 8.7)])
+def test_a_number_is_not_rounded_to_fit(write, key, value):
+    path = write(made.pickle_of(made.snapshot(made.small())))
+    with pytest.raises(CheckpointError, match=f"--as {key}: expected"):
+        cmtool.load(path, device="cpu", **{key: value})
