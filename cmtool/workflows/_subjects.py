@@ -276,7 +276,10 @@ def drawn(
     # Another device or version of the sampler draws images that differ in their last bits.
     key = {**facts, "rounding": protocol.rounding, "cmtool": __version__, "device": device.type}
     source = Source(f"{opened.path}, NFE {plan.nfe}", n, model.image_shape, key, read)
-    return Subject(str(opened.path), source, record, model)
+    # Rows of one model and number of steps are told apart by their levels.
+    levels = ", ".join(f"{t:g}" for t in plan.times.tolist()) if request.times else ""
+    name = f"{opened.path} at {levels}" if levels else str(opened.path)
+    return Subject(name, source, record, model)
 
 
 def stored(data: ImageSet, where: str, content: str, n: int | None) -> Subject:

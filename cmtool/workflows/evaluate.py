@@ -147,7 +147,7 @@ def _prepare(request: Request, here: Processes, say: Say) -> Plan:
     for subject in subjects:
         _figures.check(metrics, extractor, subject.source.n)
     out = _report.place_for(
-        request.out, _file_name(subjects[0].name), request.command, overwrite=request.overwrite
+        request.out, _file_name(subjects[0]), request.command, overwrite=request.overwrite
     )
     drafts = _drafts(subjects, request, here)
     return Plan(metrics, subjects, reference, extractor, rules, device, out, drafts, tuple(notes))
@@ -184,8 +184,8 @@ def _check_shapes(subjects: Sequence[Subject]) -> None:
             raise RecipeError(f"the images differ in size or colour: {told} (CxHxW)", "one by one")
 
 
-def _file_name(name: str) -> str:
-    path = Path(name)
+def _file_name(subject: Subject) -> str:
+    path = Path(subject.record.get("model", subject.name))
     return path.resolve().name if path.is_dir() else path.stem
 
 
@@ -200,7 +200,7 @@ def _drafts(
         target = request.save_samples
         if len(subjects) > 1:
             nfe, seed = subject.record["nfe"], subject.record["seed"]
-            target /= f"{number:02d}-{_file_name(subject.name)}-nfe{nfe}-seed{seed}"
+            target /= f"{number:02d}-{_file_name(subject)}-nfe{nfe}-seed{seed}"
         if here.first:
             check_target(target, overwrite=request.overwrite, resume=_begun(target))
         found.append(open_draft(target, subject.source.n, subject.source.shape))

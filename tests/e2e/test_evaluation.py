@@ -109,6 +109,15 @@ def test_two_models_and_several_steps_are_one_table_one_file_and_one_picture(her
     assert Path("evals/cm-fd-2.json").read_bytes() == Path("evals/cm-fd.json").read_bytes()
 
 
+def test_levels_that_are_typed_are_rows_with_names(here: Path):
+    report = measured("fd", "--times", "80,0.8", "--times", "80,1.2", "--n", "40", "--repeat", "2")
+    names = ["runs/cm at 80, 0.8"] * 2 + ["runs/cm at 80, 1.2"] * 2
+    assert [row["name"] for row in report["rows"]] == names
+    assert [group["name"] for group in report["summary"]] == names[::2]
+    assert len(set(values(report))) == 4
+    assert Path("evals/cm-fd.png").is_file()
+
+
 def test_the_report_tells_all_that_a_figure_depends_on(here: Path):
     report = measured("fd", "--times", "80,0.8", "--seeds", "4", "--n", "40")
     assert set(report) == {
