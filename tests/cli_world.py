@@ -8,6 +8,7 @@ import pickle
 import shutil
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,10 +65,12 @@ def make_world(folder: Path) -> None:
         broken_files()
         bad_data()
         bad_recipes()
+        pictures()
 
 
 def good_models() -> None:
-    """dm and classes: diffusion models of digits; cm: a consistency model; single files of dm."""
+    """dm and classes: diffusion models of digits; cm: a consistency model; cc: one of
+    coloured images; single files of dm."""
     from cmtool import checkpoint
 
     Path("small.toml").write_text(SMALL)
@@ -75,10 +78,25 @@ def good_models() -> None:
     must("train", "small.toml", "--out", "dm")
     must("distill", "small-cd.toml", "--teacher", "dm", "--out", "cm")
     must("train", "small.toml", "--set", "data.conditional=true", "--out", "classes")
+    colours("colours", 4, 8)
+    Path("small-cc.toml").write_text(SMALL.replace("dsm", "ict").replace("digits", "colours"))
+    must("train", "small-cc.toml", "--out", "cc")
     opened = checkpoint.Checkpoint.open(Path("dm"))
     weights = opened.weights("student")
     for name in ("whole.safetensors", "whole.pt"):
         checkpoint.write_file(Path(name), opened.meta, opened.recipe, weights)
+
+
+def colours(folder: str, count: int, side: int) -> None:
+    """A folder of coloured pictures."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    Path(folder).mkdir(parents=True)
+    for i in range(count):
+        pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(f"{folder}/{i}.png")
 
 
 def broken_runs() -> None:
@@ -194,6 +212,39 @@ def bad_data() -> None:
     np.savez("statistics.npz", mu=np.zeros(3), sigma=np.eye(3))
     Path("text.npz").write_text("text")
     Path("report.json").write_text("{}")
+
+
+def pictures() -> None:
+    """For the editors: pics/, of which some are no pictures."""
+    import numpy as np
+    from PIL import Image
+
+    colours("pics", 2, 20)
+    Path("pics", "0.png").rename("rgb.png")
+    Path("pics", "1.png").rename("other.png")
+    rgb = Image.open("rgb.png")
+    rgb.convert("L").resize((8, 8)).save("grey.png")
+    rgb.convert("L").save("large.png")
+    Image.new("L", (20, 20)).save("black.png")
+    hole = np.zeros((20, 20), dtype=np.uint8)
+    hole[6:12, 5:15] = 255
+    Image.fromarray(hole).save("mask.png")
+    Image.new("L", (5, 5), 255).save("little.png")
+    Image.fromarray(np.zeros((4, 4), dtype=np.float32)).save("float.tif")
+    content = Path("rgb.png").read_bytes()
+    Path("cut.png").write_bytes(content[:200])
+    Path("flipped.png").write_bytes(content[:100] + b"xxxx" + content[104:])
+    start = struct.pack(">I4sIIBBBBB", 13, b"IHDR", 40_000, 40_000, 8, 2, 0, 0, 0)
+    crc = struct.pack(">I", zlib.crc32(start[4:]))
+    Path("bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + start + crc + content[33:])
+    Path("text.png").write_text("once upon a time")
+    Path("empty.png").touch()
+    Path("grey.colorize.png").touch()
+    Path("prose").mkdir()
+    Path("prose", "a.txt").write_text("once upon a time")
+    colours("mixed", 2, 8)
+    shutil.copy("cut.png", "mixed/cut.png")
+    shutil.copy("prose/a.txt", "mixed/a.txt")
 
 
 def bad_recipes() -> None:

@@ -187,7 +187,7 @@ def _check_free(
                 raise DataError(f"'{path}' is a folder", "another --out")
             if path.exists() and not (overwrite or resume):
                 raise DataError(f"'{path}' is there already", "--overwrite, or another --out")
-        place = next(p for p in task.targets[0].absolute().parents if p.exists())
+        place = next(p for p in task.targets[0].parents if p.exists())
         if not place.is_dir():
             raise DataError(f"'{place}' is a file, not a folder", "another --out")
         if not os.access(place, os.W_OK):

@@ -137,6 +137,12 @@ def edit_files(
     """
     if request.n < 1:
         raise RecipeError(f"--n must be at least 1, got {request.n}", "--n 4")
+    if request.simulate and (request.truth is not None or request.hole.pad is not None):
+        other = "--pad" if request.truth is None else "--truth"
+        raise RecipeError(
+            f"--simulate takes the picture itself as the truth, and {other} is given",
+            f"drop --simulate or {other}",
+        )
     editor = make_editor(name, options)
     extras = [STRIP] * request.compare + [ANIMATION] * request.trajectory
     files = find_files(
@@ -200,11 +206,11 @@ def _open(editor: Editor, name: str, tasks: Sequence[Task], request: Request, sa
     job = make_job(denoiser, editor, request.wish, has_null=has_null)
     levels = ", ".join(f"{t:.4g}" for t in job.levels[:6].tolist())
     more = f", ... {job.levels[-1]:.4g}" if len(job.levels) > 6 else ""
-    inner = "" if job.inner is None else f", {sum(s.nfe for s in job.inner) + 1} evaluations each"
-    say(
-        f"{denoiser.kind} model {model.source}: {len(job.levels)} steps{inner}, "
-        f"noise levels {levels}{more}"
-    )
+    which = "those below the picture's own of " if editor.group == "free" else ""
+    inner = ""
+    if job.inner is not None:
+        inner = f", {sum(s.nfe for s in job.inner) + 1} evaluations at each"
+    say(f"{denoiser.kind} model {model.source}: noise levels {which}{levels}{more}{inner}")
     return job
 
 

@@ -27,13 +27,12 @@ class Mistake(NamedTuple):
 
 
 def mistakes() -> Iterator[Mistake]:
-    text = (Path(__file__).parent / "bad_inputs.txt").read_text(encoding="utf-8")
-    for block in re.split(r"^\$ ", re.sub(r"^# .*\n", "", text, flags=re.MULTILINE), flags=re.M)[
-        1:
-    ]:
-        first, _, answer = block.partition("\n")
-        command, _, code = first.partition(" -> ")
-        yield Mistake(command, int(code or 2), answer.strip())
+    for file in sorted(Path(__file__).parent.glob("bad_*.txt")):
+        text = re.sub(r"^# .*\n", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        for block in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+            first, _, answer = block.partition("\n")
+            command, _, code = first.partition(" -> ")
+            yield Mistake(command, int(code or 2), answer.strip())
 
 
 MISTAKES = list(mistakes())
