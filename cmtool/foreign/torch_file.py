@@ -181,8 +181,9 @@ def _allowed(name: str) -> bool:
 def _reference(value: Reference) -> tuple[str, torch.dtype, int]:
     """Key, type and length of a storage."""
     match value.key:
-        case ("storage", Name(kind), str() as key, str(), int() as numbers, *_):
-            if kind in _STORAGES and numbers >= 0:
+        case ("storage", Name(kind), str() as key, str(), int() as numbers, *view):
+            # Files of before torch 0.4 may name a part of another storage there.
+            if kind in _STORAGES and numbers >= 0 and view in ([], [None]):
                 return key, _STORAGES[kind], numbers
     raise Refused("it refers to something that is no storage")
 

@@ -412,6 +412,13 @@ def test_a_storage_of_another_file_is_not_read(folder: Path) -> None:
     assert "for its storage" in refusal(folder / "model.pkl").message
 
 
+def test_a_storage_that_is_a_part_of_another_is_not_read_as_a_whole(folder: Path) -> None:
+    key = (*reference("0", W.numel()).key, ("1", 5, W.numel()))
+    value = {"w": parameter(W, storage=made.Reference(key))}
+    (folder / "model.pkl").write_bytes(archive(value, [("0", W)]))
+    assert "no storage" in refusal(folder / "model.pkl").message
+
+
 def test_bytes_that_weights_share_are_held_once(folder: Path) -> None:
     shared = code(blob(torch.zeros(4 * 2**20)))
     first, weights = Raw(shared + b"\x94"), {}
