@@ -17,6 +17,7 @@ from cmtool import recipe as recipes
 from cmtool.checkpoint import Checkpoint, Meta, store_times
 from cmtool.errors import CheckpointError, RecipeError
 from cmtool.foreign.base import published_times
+from cmtool.schedules.karras import Karras
 from cmtool.workflows._draw import edit_levels, plan_for
 
 RECIPE = """
@@ -162,10 +163,19 @@ def test_training_goes_on_with_the_stored_levels(tmp_path, monkeypatch):
     assert "the model's stored noise levels 80, 0.5" in done.stderr
 
 
-def test_published_models_have_their_published_second_step():
-    assert published_times("cd_imagenet64_l2.pt") == {2: (80.0, 1.3824)}
-    assert published_times("diffusers-cd_bedroom256_lpips") == {2: (80.0, 4.3656)}
-    assert published_times("cd_cat256_l2.pt") == published_times("edm_imagenet64_ema.pt") == {}
+@pytest.mark.parametrize(
+    ("name", "times"),
+    [
+        ("cd_imagenet64_l2.pt", {2: (80.0, 1.3824)}),
+        ("diffusers-cd_bedroom256_lpips", {2: (80.0, 4.3656)}),
+        ("cd_cat256_l2.pt", {}),
+        ("edm_imagenet64_ema.pt", {}),
+    ],
+)
+def test_published_models_have_their_published_second_step(name, times):
+    assert published_times(name, Karras(0.002, 80.0)) == times
+    # A model whose noise begins elsewhere is another one, whatever its name.
+    assert published_times(name, Karras(0.002, 60.0)) == {}
 
 
 @pytest.mark.parametrize("kind", ["run", ".safetensors"])
