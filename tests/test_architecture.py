@@ -39,7 +39,7 @@ LAYERS: list[tuple[str, list[str]]] = [
         [
             *("cmtool.losses", "cmtool.losses.*", "cmtool.editors", "cmtool.editors.*"),
             *("cmtool.networks", "cmtool.networks.*", "cmtool.schedules", "cmtool.schedules.*"),
-            *("cmtool.solvers", "cmtool.solvers.*"),
+            *("cmtool.solvers", "cmtool.solvers.*", "cmtool.interpolation"),
         ],
     ),
     (
