@@ -12,16 +12,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cmtool.editors._physics import from_physics
     from cmtool.workflows.edit import edit
     from cmtool.workflows.load import load
     from cmtool.workflows.sample import sample
 
-__all__ = ["__version__", "edit", "load", "sample"]
+__all__ = ["__version__", "edit", "from_physics", "load", "sample"]
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "edit": "cmtool.workflows.edit",
+    "from_physics": "cmtool.editors._physics",
     "load": "cmtool.workflows.load",
     "sample": "cmtool.workflows.sample",
 }

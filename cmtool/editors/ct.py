@@ -30,7 +30,7 @@ class Ct(Editor):
     tol: float = 3e-3
 
     def __post_init__(self) -> None:
-        if self.views < 1 or self.tol <= 0:
+        if not (self.views >= 1 and self.tol > 0):
             raise ValueError(f"needs views >= 1 and tol > 0, got {self.views} and {self.tol}")
 
     def prepare(self, reference: Tensor, rng: Noise, **pictures: Tensor) -> Edit:

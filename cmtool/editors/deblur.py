@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from cmtool.editors._physics import iterative_edit, library
+from cmtool.editors._physics import iterative_edit, library, one_by_one
 from cmtool.editors.base import Edit, Editor, Map
 from cmtool.errors import DataError
 from cmtool.solvers.base import Noise
@@ -36,7 +36,7 @@ class Deblur(Editor):
     tol: float = 0.01
 
     def __post_init__(self) -> None:
-        if self.noise < 0 or self.tol <= 0:
+        if not (self.noise >= 0 and self.tol > 0):
             raise ValueError(f"needs noise >= 0 and tol > 0, got {self.noise} and {self.tol}")
         _numbers(self.kernel)
 
@@ -53,8 +53,8 @@ class Deblur(Editor):
             kernel = _of_picture(picture)
         elif form is None:
             raise DataError(
-                f"unknown kernel '{self.kernel}'",
-                "gaussian:SIGMA, motion:LENGTH,ANGLE or a file with a picture of the kernel",
+                f"'{self.kernel}' is neither a kernel nor a file",
+                "gaussian:SIGMA, motion:LENGTH,ANGLE or a file with a picture of it",
             )
         elif len(form) == 1:
             sigma = (form[0], form[0])
@@ -65,7 +65,7 @@ class Deblur(Editor):
         thin = [int(n == 1) for n in kernel.shape[:1:-1] for _ in range(2)]
         kernel = torch.nn.functional.pad(kernel, thin).to(like)
         physics = library().Blur(kernel, padding="replicate", use_fft=True, device=like.device)
-        return physics.A, physics.A_adjoint
+        return one_by_one(physics.A), one_by_one(physics.A_adjoint)
 
 
 def motion(length: float, angle: float) -> Tensor:

@@ -33,7 +33,7 @@ class Mri(Editor):
     centre: float = 0.08
 
     def __post_init__(self) -> None:
-        if self.acceleration < 1 or not 0 <= self.centre <= 1:
+        if not (self.acceleration >= 1 and 0 <= self.centre <= 1):
             raise ValueError(
                 f"needs acceleration >= 1 and centre in [0, 1], got {self.acceleration} and "
                 f"{self.centre}"
