@@ -25,10 +25,10 @@ CROWD = 5
 Figures = dict[str, dict[str, Any]]
 
 
-def wants(metrics: Sequence[str]) -> tuple[bool, bool, bool]:
-    """Whether they need the reference's statistics, its features, and probabilities."""
+def wants(metrics: Sequence[str]) -> tuple[bool, bool]:
+    """Whether they need the reference's statistics, and its features."""
     found = set(metrics)
-    return bool(found & {"fid", "fd"}), bool(found & {"kid", "pr"}), "is" in found
+    return bool(found & {"fid", "fd"}), bool(found & {"kid", "pr"})
 
 
 def check(metrics: Sequence[str], extractor: Extractor, n: int) -> None:

@@ -195,6 +195,21 @@ def _of_classes(data: ImageSet, models: Sequence[Opened]) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
+def check(reference: Reference, extractor: Extractor, *, gaussian: bool, rows: bool) -> None:
+    """Checks that a reference holds what is asked for.
+
+    Raises:
+        DataError: It has no images, or its statistics are of other features.
+    """
+    if rows and reference.data is None:
+        raise DataError(
+            f"'{reference.name}' holds statistics alone; KID, precision and recall need images",
+            "--data NAME|FOLDER|ZIP|NPZ of images, or cmtool eval fid",
+        )
+    if gaussian and reference.statistics is not None:
+        reference.statistics.check(extractor)
+
+
 def measure(
     reference: Reference,
     extractor: Extractor,
@@ -209,7 +224,7 @@ def measure(
     """Features of a reference, as far as they are asked for; all processes call this.
 
     Raises:
-        DataError: It has no images, and features of them are asked for.
+        CmtoolError: As `gather`.
     """
     kept: Vault | None = None
     if reference.data is not None:
@@ -217,13 +232,7 @@ def measure(
         kept = vault_of(source, extractor)
     found: Gaussian | None = None
     with here.together():
-        if (rows or (gaussian and reference.statistics is None)) and kept is None:
-            raise DataError(
-                f"'{reference.name}' holds statistics alone; KID, precision and recall need images",
-                "--data NAME|FOLDER|ZIP|NPZ of images, or cmtool eval fid",
-            )
         if gaussian and reference.statistics is not None:
-            reference.statistics.check(extractor)
             found = reference.statistics.gaussian.rooted()
         elif gaussian and kept is not None:
             found = _known(kept, protocol, say)

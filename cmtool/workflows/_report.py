@@ -1,6 +1,7 @@
 """The report of `cmtool eval`: a table, a JSON file and a picture."""
 
 import platform
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,3 +198,17 @@ def place_for(out: Path | None, name: str, command: str, *, overwrite: bool) -> 
     while (path := Path(f"{base}{'' if number == 1 else f'-{number}'}.json")).exists():
         number += 1
     return path
+
+
+def check_place(out: Path) -> None:
+    """Makes the report's folder and tries to write there, before anything that takes long.
+
+    Raises:
+        DataError: It cannot be written.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out.parent).close()
+    except OSError as problem:
+        reason = (problem.strerror or str(problem)).lower()
+        raise DataError(f"cannot write '{out}': {reason}", "another --out") from None

@@ -23,6 +23,7 @@ from cmtool.workflows._processes import Processes, processes
 from cmtool.workflows._reference import (
     Measured,
     Reference,
+    check,
     is_lossy,
     measure,
     open_reference,
@@ -102,7 +103,7 @@ def _evaluate(request: Request, here: Processes, say: Say, progress: Progress) -
     with here.together():
         plan = plan or _prepare(request, here, silent)
     measured = Measured(None, None)
-    gaussian, rows, _ = _figures.wants(plan.metrics)
+    gaussian, rows = _figures.wants(plan.metrics)
     if plan.reference is not None:
         measured = measure(
             *(plan.reference, plan.extractor, plan.protocol, here),
@@ -144,12 +145,16 @@ def _prepare(request: Request, here: Processes, say: Say) -> Plan:
         if alone and set(metrics) & {"kid", "pr"}:
             metrics = tuple(metric for metric in metrics if metric not in ("kid", "pr"))
             notes.append("KID, precision and recall need images, the reference is statistics alone")
+        gaussian, rows = _figures.wants(metrics)
+        check(reference, extractor, gaussian=gaussian, rows=rows)
     for subject in subjects:
         _figures.check(metrics, extractor, subject.source.n)
     out = _report.place_for(
         request.out, _file_name(subjects[0]), request.command, overwrite=request.overwrite
     )
     drafts = _drafts(subjects, request, here)
+    if here.first:
+        _report.check_place(out)
     return Plan(metrics, subjects, reference, extractor, rules, device, out, drafts, tuple(notes))
 
 
@@ -224,8 +229,8 @@ def _measure(
     """Draws or reads, extracts, computes."""
     if subject.denoiser is not None:
         subject.denoiser.to(plan.device)
-    probabilities = _figures.wants(plan.metrics)[2]
-    vault = vault_of(subject.source, plan.extractor, probabilities=probabilities)
+    # Probabilities cost nothing beside the features; kept, they spare drawing again for the score.
+    vault = vault_of(subject.source, plan.extractor, probabilities=plan.extractor.classes > 0)
     with here.together():
         if here.first and draft is not None:
             draft.begin(subject.source.facts, resume=_begun(draft.target))
