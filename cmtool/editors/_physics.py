@@ -202,7 +202,7 @@ def _check(measure: Map, adjoint: Map, like: Tensor, y: Tensor) -> None:
 def one_by_one(operator: Map) -> Map:
     """Applied to each image by itself: how a fast Fourier transform rounds depends on the batch,
     and an ill-conditioned problem enlarges that."""
-    return lambda x: torch.cat([operator(one) for one in x.split(1)])
+    return lambda x: torch.cat([operator(one) for one in torch.split(x, 1)])
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
