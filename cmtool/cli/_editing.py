@@ -14,6 +14,17 @@ def _output(text: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=text, rich_help_panel="Output", **more)
 
 
+ModelOpt = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="MODEL",
+        help="A run, a .safetensors or a .pt file; the newest one-step model in runs/ that suits "
+        "if left out.",
+        rich_help_panel="Model",
+    ),
+]
+
+
 @dataclass(frozen=True)
 class EditOptions:
     """Options of every editor."""
@@ -21,15 +32,7 @@ class EditOptions:
     images: Annotated[
         list[Path], typer.Argument(metavar="IMG...", help="Pictures, or one folder of pictures.")
     ]
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="MODEL",
-            help="A run, a .safetensors or a .pt file; the newest one-step model in runs/ that "
-            "suits if left out.",
-            rich_help_panel="Model",
-        ),
-    ] = None
+    model: ModelOpt = None
     steps: Annotated[
         int | None, typer.Option(help="Noise levels; the model's or the editor's if left out.")
     ] = None

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cmtool.cli import edit_interpolate
 from cmtool.cli._editing import EditOptions, HoleOptions, run
 from cmtool.cli._editors import Sketch, sketches
 from cmtool.cli._group import Group
@@ -17,6 +18,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode="markdown")
     for sketch in sketches():
         group.command(sketch.name)(command_of(sketch))
+    edit_interpolate.register(group)
     group.callback()(edit)
     app.add_typer(group, name="edit")
 
@@ -55,7 +57,6 @@ def command_of(sketch: Sketch) -> Callable[..., None]:
 
     parameters = [shared[0], *hole, *own, *shared[1:]]
     command.__doc__ = f"{sketch.text}\n\nExample: `{sketch.example}`"
-    command.__name__ = sketch.name
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     return command

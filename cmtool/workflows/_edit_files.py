@@ -9,6 +9,9 @@ from pathlib import Path
 from cmtool.errors import DataError, Say
 from cmtool.images import EXTENSIONS
 
+STRIP, ANIMATION = ".compare.png", ".steps.gif"
+"""Suffixes of the files beside a result."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -102,6 +105,7 @@ def _pictures_in(folder: Path, say: Say) -> list[Path]:
     other: list[Path] = []
     for path in sorted(folder.iterdir()):
         picture = path.is_file() and path.suffix.lower() in EXTENSIONS
+        picture = picture and not path.name.endswith((STRIP, ANIMATION))
         (found if picture and not path.name.startswith(".") else other).append(path)
     if other:
         more = f" and {len(other) - 3} more" if len(other) > 3 else ""

@@ -93,19 +93,18 @@ def make_job(model: Denoiser, editor: Editor, wish: Wish, *, has_null: bool) -> 
         model,
         levels,
         batch=wish.batch_size or default_batch(model),
-        label=_label(plan, model, wish.label, has_null=has_null),
+        label=one_class(plan, model, wish.label, has_null=has_null),
         guidance=plan.guidance,
-        inner=_inner(model, wish.inner_steps),
+        inner=inner_solvers(model, wish.inner_steps),
         native=wish.native,
     )
 
 
 def open_editing_model(
     path: Path | None,
-    editor: type[Editor],
     name: str,
     *,
-    coloured: bool,
+    channels: int | None,
     weights: str,
     facts: Mapping[str, Any],
     say: Say,
@@ -115,9 +114,8 @@ def open_editing_model(
 
     Args:
         path: The model; None chooses.
-        editor: For what.
-        name: Its name.
-        coloured: Whether a picture has colours.
+        name: The editor, for the hint.
+        channels: What the model's images must have; None is any.
         weights: See `load`.
         facts: See `load`.
         say: Is told what was passed over, and why.
@@ -129,18 +127,19 @@ def open_editing_model(
         CheckpointError: It cannot be opened, or there is none.
     """
     if path is None:
-        wanted = editor.channels or (3 if coloured else None)
 
         def unfit(meta: Meta) -> str | None:
-            channels = meta.image_shape[0]
-            if wanted is None or channels == wanted:
+            if channels is None or meta.image_shape[0] == channels:
                 return None
-            return f"its images have {channels} channel(s), not {wanted}"
+            return f"its images have {meta.image_shape[0]} channel(s), not {channels}"
 
         try:
             path = newest_run(Path("runs"), "consistency", say, unfit)
         except CheckpointError as error:
-            raise CheckpointError(error.message, f"cmtool edit {name} IMG --model MODEL") from None
+            raise CheckpointError(
+                f"{error.message} that suits",
+                f"cmtool edit {name} IMG --model MODEL; a diffusion model serves too",
+            ) from None
     model = open_model(path, weights=weights, facts=facts, say=say)
     return model, has_null_class(model.denoiser) or model.recipe.data.label_dropout > 0
 
@@ -161,7 +160,14 @@ def _check_channels(model: Denoiser, editor: Editor, name: str) -> None:
         )
 
 
-def _label(plan: Plan, model: Denoiser, label: str | int | None, *, has_null: bool) -> int | None:
+def one_class(
+    plan: Plan, model: Denoiser, label: str | int | None, *, has_null: bool
+) -> int | None:
+    """The class of a plan; None is no class.
+
+    Raises:
+        RecipeError: It has several, or none and the model needs one.
+    """
     if len(plan.labels) > 1:
         raise RecipeError(f"--label '{label}' names several classes", "--label with one of them")
     if plan.labels:
@@ -175,7 +181,15 @@ def _label(plan: Plan, model: Denoiser, label: str | int | None, *, has_null: bo
     return None
 
 
-def _inner(model: Denoiser, steps: int | None) -> tuple[Solver, ...] | None:
+def inner_solvers(
+    model: Denoiser, steps: int | None, default: int = INNER_STEPS
+) -> tuple[Solver, ...] | None:
+    """The ODE steps of so many evaluations, the last one left for what noise remains; None for a
+    consistency model.
+
+    Raises:
+        RecipeError: A consistency model has none.
+    """
     if steps is not None and steps < 1:
         raise RecipeError(f"--inner-steps must be at least 1, got {steps}", "--inner-steps 7")
     if model.kind == "consistency":
@@ -187,5 +201,5 @@ def _inner(model: Denoiser, steps: int | None) -> tuple[Solver, ...] | None:
         return None
     euler: Solver = registry.load("solvers", "euler")()
     heun: Solver = registry.load("solvers", "heun")()
-    count = INNER_STEPS if steps is None else steps
+    count = default if steps is None else steps
     return tuple(heun.path(count - 1, euler)) if count > 1 else ()

@@ -12,16 +12,13 @@ from cmtool.errors import DataError, Say, silent
 from cmtool.images import Pixels
 from cmtool.pictures import Picture, read_picture
 from cmtool.rng import SeedRng
-from cmtool.workflows._edit_files import Task
+from cmtool.workflows._edit_files import ANIMATION, STRIP, Task
 from cmtool.workflows._edit_holes import Hole, cut
 from cmtool.workflows._edit_job import Wish
 from cmtool.workflows._edit_run import Job, Outcome, Progress, at_model_size, run_job, size_of
 from cmtool.workflows._edit_score import Score, score
 from cmtool.workflows._edit_sizes import fitted, resize
 from cmtool.workflows._edit_views import pixels_of, save_steps, save_strip
-
-STRIP, ANIMATION = ".compare.png", ".steps.gif"
-"""Suffixes of the files beside a result."""
 
 
 @dataclass(frozen=True)

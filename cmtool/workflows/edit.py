@@ -15,7 +15,7 @@ from cmtool.errors import CmtoolError, DataError, RecipeError, Say, Stopped, sil
 from cmtool.images import peek
 from cmtool.pictures import read_mask
 from cmtool.rng import SeedRng
-from cmtool.workflows._edit_files import Task, find_files
+from cmtool.workflows._edit_files import ANIMATION, STRIP, Task, find_files
 from cmtool.workflows._edit_holes import Hole as Hole
 from cmtool.workflows._edit_job import Wish as Wish
 from cmtool.workflows._edit_job import (
@@ -24,7 +24,7 @@ from cmtool.workflows._edit_job import (
     make_job,
     open_editing_model,
 )
-from cmtool.workflows._edit_one import ANIMATION, STRIP, OneFile, from_mask, in_channels
+from cmtool.workflows._edit_one import OneFile, from_mask, in_channels
 from cmtool.workflows._edit_one import Request as Request
 from cmtool.workflows._edit_run import Job, Progress, run_job, size_of
 from cmtool.workflows._edit_score import Score, mean_score
@@ -135,14 +135,7 @@ def edit_files(
         CmtoolError: Nothing could be done; of many files, some failed and the others are done.
         Stopped: A signal came; the files that were done are kept.
     """
-    if request.n < 1:
-        raise RecipeError(f"--n must be at least 1, got {request.n}", "--n 4")
-    if request.simulate and (request.truth is not None or request.hole.pad is not None):
-        other = "--pad" if request.truth is None else "--truth"
-        raise RecipeError(
-            f"--simulate takes the picture itself as the truth, and {other} is given",
-            f"drop --simulate or {other}",
-        )
+    _check(request)
     editor = make_editor(name, options)
     extras = [STRIP] * request.compare + [ANIMATION] * request.trajectory
     files = find_files(
@@ -164,16 +157,44 @@ def edit_files(
         return EditReport((last,), ())
     job = _open(editor, name, tasks, request, say)
     one = OneFile(job, name, request, _kernels(editor, options), say, progress)
+    written, scores, failed = _all(one, tasks, say)
+    if failed and len(files.tasks) == 1:
+        raise failed[0][1]
+    if failed:
+        raise _failure(failed, len(tasks))
+    lines = [f"{path}: {found}" for path, found in scores.items() if str(found)]
+    if len(lines) > 1:
+        lines.append(f"mean of {len(lines)}: {mean_score(list(scores.values()))}")
+    return EditReport((*[path for path in written if path != last], last), tuple(lines))
+
+
+def _check(request: Request) -> None:
+    if request.n < 1:
+        raise RecipeError(f"--n must be at least 1, got {request.n}", "--n 4")
+    if request.simulate and (request.truth is not None or request.hole.pad is not None):
+        other = "--pad" if request.truth is None else "--truth"
+        raise RecipeError(
+            f"--simulate takes the picture itself as the truth, and {other} is given",
+            f"drop --simulate or {other}",
+        )
+
+
+Failed = list[tuple[Task, CmtoolError]]
+
+
+def _all(
+    one: OneFile, tasks: Sequence[Task], say: Say
+) -> tuple[list[Path], dict[Path, Score], Failed]:
+    """Edits every file, also after one that failed."""
     written: list[Path] = []
     scores: dict[Path, Score] = {}
-    failed: list[tuple[Task, CmtoolError]] = []
+    failed: Failed = []
     for task in tasks:
         try:
             paths, found = one(task)
         except CmtoolError as error:
-            if len(files.tasks) == 1:
-                raise
-            say(f"failed: {task.source}: {error.message}")
+            if len(tasks) > 1:
+                say(f"failed: {task.source}: {error.message}")
             failed.append((task, error))
         except KeyboardInterrupt:
             raise Stopped(
@@ -184,20 +205,14 @@ def edit_files(
         else:
             written += paths
             scores[task.source] = found
-    if failed:
-        raise _failure(failed, len(tasks))
-    lines = [f"{path}: {found}" for path, found in scores.items() if str(found)]
-    if len(lines) > 1:
-        lines.append(f"mean of {len(lines)}: {mean_score(list(scores.values()))}")
-    return EditReport((*[path for path in written if path != last], last), tuple(lines))
+    return written, scores, failed
 
 
 def _open(editor: Editor, name: str, tasks: Sequence[Task], request: Request, say: Say) -> Job:
     model, has_null = open_editing_model(
         request.model,
-        type(editor),
         name,
-        coloured=any(map(_coloured, tasks)),
+        channels=editor.channels or (3 if any(map(_coloured, tasks)) else None),
         weights=request.weights,
         facts=request.facts,
         say=say,
@@ -206,7 +221,7 @@ def _open(editor: Editor, name: str, tasks: Sequence[Task], request: Request, sa
     job = make_job(denoiser, editor, request.wish, has_null=has_null)
     levels = ", ".join(f"{t:.4g}" for t in job.levels[:6].tolist())
     more = f", ... {job.levels[-1]:.4g}" if len(job.levels) > 6 else ""
-    which = "those below the picture's own of " if editor.group == "free" else ""
+    which = "the picture's own, then those below it of " if editor.group == "free" else ""
     inner = ""
     if job.inner is not None:
         inner = f", {sum(s.nfe for s in job.inner) + 1} evaluations at each"
@@ -231,7 +246,7 @@ def _kernels(editor: Editor, options: Mapping[str, Any]) -> dict[str, Tensor]:
     return found
 
 
-def _failure(failed: Sequence[tuple[Task, CmtoolError]], total: int) -> SomeFailed:
+def _failure(failed: Failed, total: int) -> SomeFailed:
     told = "".join(f"\n  {task.source}: {error.message}" for task, error in failed)
     return SomeFailed(
         f"{len(failed)} of {total} files failed, the others are done:{told}",

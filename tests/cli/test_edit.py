@@ -449,3 +449,34 @@ def test_options_are_the_editors_fields(sketch):
     assert all(option.text for option in sketch.options)
     assert sketch.constants["steps"] == cls.steps
     assert sketch.constants.get("pictures", {}) == cls.pictures
+
+
+# From one picture to another.
+
+
+def test_interpolate_ends_at_samples_of_the_seeds(here: Path):
+    done = edit_plain("interpolate", "--seeds", "3,7", "--frames", "3", "--out", "o", model="cm")
+    assert done.stdout == "o\n"
+    for name, seed in (("o/000.png", 3), ("o/002.png", 7)):
+        drawn = api.sample("cm", 1, seed=seed)[0, 0].numpy()
+        assert np.abs(pixels(name) / 127.5 - 1 - drawn).max() < 1 / 255
+
+
+def test_interpolate_ends_at_the_pictures(here: Path):
+    Image.fromarray(noise(8, 8)).save("last.png")
+    words = ("interpolate", "grey.png", "last.png", "--frames", "2")
+    edit_plain(*words, "--out", "o", model="dm")
+    assert np.abs(pixels("o/000.png") - pixels("grey.png")).mean() < 3
+    assert np.abs(pixels("o/001.png") - pixels("last.png")).mean() < 3
+    words = (*words, "--by", "noise", "--strength", "0")
+    assert edit_plain(*words, model="cm").stdout == "grey.interpolate.png\n"
+    edit_plain(*words, "--out", "p", model="cm")
+    assert (pixels("p/000.png") == pixels("grey.png")).all()
+    edit_plain(*words, "--out", "o.gif", model="cm")
+    assert opened("o.gif").n_frames == 2
+
+
+def edit_plain(*words: str, model: str):
+    done = cmtool("edit", *words, "--model", model)
+    assert done.exit_code == 0, done.stderr
+    return done
