@@ -58,7 +58,9 @@ CountOpt = Annotated[
 ]
 SeedOpt = Annotated[int, typer.Option(help="Image i depends on model, seed and i alone.")]
 GuidanceOpt = Annotated[float, typer.Option(help="Towards the class; 1 is off.")]
-SolverOpt = Annotated[str | None, typer.Option(help="A diffusion model's: --list solvers.")]
+SolverOpt = Annotated[
+    str | None, typer.Option(help="A diffusion model's, --list solvers; or deis:order=2.")
+]
 ImagesOutOpt = Annotated[
     Path | None,
     typer.Option(

@@ -24,6 +24,9 @@ from cmtool.tensors import Denoise, expand
 MEMORY = 3
 """Past points that a path keeps; no solver looks back further."""
 
+SET_BY_PATH = "set by path"
+"""In the metadata of a field: a path chooses its value, see `Solver.path` and `Solver.among`."""
+
 
 class Point(NamedTuple):
     """A time of the path, (B,), the noisy images there, (B, *), and the denoiser's answer, (B,

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from torch import Tensor
 
 from cmtool.schedules.base import Schedule
 from cmtool.solvers._stages import heun_step
-from cmtool.solvers.base import Noise, Point, Solver, from_frame, to_frame
+from cmtool.solvers.base import SET_BY_PATH, Noise, Point, Solver, from_frame, to_frame
 from cmtool.tensors import Denoise
 
 
@@ -35,7 +35,7 @@ class Churn(Solver):
     s_min: float = 0.05
     s_max: float = 50.0
     s_noise: float = 1.003
-    steps: int = 18
+    steps: int = field(default=18, metadata={SET_BY_PATH: True})
     order: ClassVar[int] = 2
     nfe: ClassVar[int] = 2
     stochastic: ClassVar[bool] = True

@@ -1,14 +1,14 @@
 """DPM-Solver-fast: singlestep DPM-Solvers of order 3, and of lower order where a path ends."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from torch import Tensor
 
 from cmtool.schedules.base import Schedule
 from cmtool.solvers._stages import slope_at
-from cmtool.solvers.base import Noise, Point, Solver, from_frame, level, to_frame
+from cmtool.solvers.base import SET_BY_PATH, Noise, Point, Solver, from_frame, level, to_frame
 from cmtool.tensors import Denoise
 
 
@@ -32,7 +32,7 @@ class DPMSolverFast(Solver):
         stages: 1 is Euler's method, 2 the midpoint method.
     """
 
-    stages: Literal[1, 2, 3] = 3
+    stages: Literal[1, 2, 3] = field(default=3, metadata={SET_BY_PATH: True})
 
     def __post_init__(self) -> None:
         if self.stages not in (1, 2, 3):

@@ -18,6 +18,7 @@ from cmtool.sampling import sample_consistency, sample_ode, start_noise
 from cmtool.schedules.base import Schedule
 from cmtool.solvers.base import Solver
 from cmtool.tensors import Denoise
+from cmtool.workflows._solver import parse_solver, typed
 from cmtool.workflows._times import check_times
 from cmtool.workflows._times import parse_times as parse_times
 
@@ -58,7 +59,7 @@ class Plan:
     def __str__(self) -> str:
         levels = ", ".join(f"{t:.4g}" for t in self.times[:6].tolist())
         more = f", ... {self.times[-1]:.4g}" if len(self.times) > 6 else ""
-        kinds = Counter((registry.name_of("solvers", type(s)), s.order) for s in self.solvers)
+        kinds = Counter((typed(s), s.order) for s in self.solvers)
         names, path = [name for name, _ in kinds], ""
         for (name, order), count in kinds.items():
             member = f" of order {order}" if names.count(name) > 1 else ""
@@ -86,7 +87,7 @@ def plan_for(
         model: What to draw from.
         steps: Network evaluations for each image.
         times: Noise levels instead.
-        solver: A solver by name, for diffusion models.
+        solver: A solver, see `parse_solver`; for diffusion models.
         schedule: The spacing of the noise levels and the frame of the path, by name; None is the
             model's.
         gamma: See `cmtool.sampling.sample_consistency`.
@@ -293,7 +294,7 @@ def _ode_plan(
     if model.grid and as_made and name in (None, "euler"):
         levels = torch.tensor(model.grid, dtype=torch.float64)
         return Plan(levels, (euler,) * count, count, own=True)
-    main: Solver = registry.load("solvers", name or "heun")()
+    main = parse_solver(name or "heun")
     # The last evaluation removes the noise that is left at the end.
     nfe = steps or DIFFUSION_NFE
     if times is not None:

@@ -46,7 +46,7 @@ class Request:
         n: Images 0 .. n - 1 of the seed; None is 64, or `per_label` of each class.
         steps: Network evaluations for each image.
         times: Noise levels instead, as typed, see `parse_times`.
-        solver: A solver by name, for diffusion models.
+        solver: A solver as typed, see `parse_solver`; for diffusion models.
         schedule: The spacing of the noise levels by name; None is the model's.
         gamma: A consistency model's share of fresh noise, see `sample_consistency`.
         seed: Non-negative.
@@ -98,6 +98,8 @@ def sample(
     guidance: float = 1.0,
     gamma: float = 1.0,
     truncation: float = 1.0,
+    solver: str | None = None,
+    schedule: str | None = None,
 ) -> Tensor:
     """Draws images 0 .. n - 1 of a seed.
 
@@ -113,6 +115,8 @@ def sample(
         guidance: Weight of guidance towards the class; 1 is off.
         gamma: A consistency model's share of fresh noise between its steps; 1 is all.
         truncation: Factor of the first noise, up to 1: smaller is more typical and less varied.
+        solver: A diffusion model's, by name or with fields, as in "deis:order=2"; None is Heun's.
+        schedule: The spacing of the noise levels, by name; None is the model's.
 
     Returns:
         (n, C, H, W) float32 images in [-1, 1], on the CPU.
@@ -122,7 +126,8 @@ def sample(
     """
     denoiser = load(model) if isinstance(model, str | Path) else model
     check_request(n, seed)
-    plan = guided(plan_for(denoiser, steps, times, gamma=gamma), denoiser, guidance)
+    plan = plan_for(denoiser, steps, times, solver, schedule, gamma=gamma)
+    plan = guided(plan, denoiser, guidance)
     plan = labelled(truncated(plan, truncation), denoiser, label)
     parts = [
         draw(denoiser, plan, numbers, seed)[0] for numbers in chunks(n, default_batch(denoiser))
