@@ -18,7 +18,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,6 +125,17 @@ class Vault:
         shape = (self.n, self.widths[name])
         return np.memmap(self._file(name), np.float32, "r", shape=shape)
 
+    def moments(self, ddof: int = 1) -> Gaussian:
+        """Mean and covariance of the features; one block is in memory at a time."""
+        return _joined(self._parts("features"), ddof)
+
+    def _parts(self, name: str) -> Iterator[Vectors]:
+        width = self.widths[name]
+        for start in range(0, self.n, BLOCK):
+            count = min(BLOCK, self.n - start) * width
+            found = np.fromfile(self._file(name), np.float32, count, offset=start * width * 4)
+            yield found.reshape(-1, width)
+
     def stop(self) -> None:
         """Asks the other processes to stop."""
         if self.folder.is_dir():
@@ -184,9 +195,13 @@ def _write_at(path: Path, at: int, content: memoryview) -> None:
 
 def moments(rows: Vectors, ddof: int = 1) -> Gaussian:
     """Mean and covariance of rows (n, d), block by block in their order."""
+    return _joined((rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)), ddof)
+
+
+def _joined(parts: Iterable[Vectors], ddof: int) -> Gaussian:
     running = Running()
-    for start in range(0, len(rows), BLOCK):
-        running.add(rows[start : start + BLOCK])
+    for part in parts:
+        running.add(part)
     return running.moments(ddof)
 
 

@@ -13,7 +13,7 @@ from cmtool.metrics.inception_score import score_of_chunks, score_of_splits
 from cmtool.metrics.kid import kid
 from cmtool.metrics.prdc import prdc
 from cmtool.metrics.protocols import FULL, Protocol
-from cmtool.workflows._features import Vault, moments
+from cmtool.workflows._features import Vault
 from cmtool.workflows._reference import Measured
 
 METRICS = ("fid", "fd", "kid", "is", "pr")
@@ -70,7 +70,7 @@ def figures(
     rows = vault.rows()
     if {"fid", "fd"} & set(metrics):
         assert reference.gaussian is not None
-        value = frechet_distance(moments(rows, protocol.ddof), reference.gaussian)
+        value = frechet_distance(vault.moments(protocol.ddof), reference.gaussian)
         figure: dict[str, Any] = {"value": value}
         if repeats:
             low, high, error = frechet_interval(rows, reference.gaussian, repeats=repeats)

@@ -24,7 +24,7 @@ from cmtool.metrics.references import (
     open_statistics,
     write_statistics,
 )
-from cmtool.workflows._features import Progress, Vault, gather, moments, vault_of
+from cmtool.workflows._features import Progress, Vault, gather, vault_of
 from cmtool.workflows._output import GRID
 from cmtool.workflows._processes import Processes
 from cmtool.workflows._subjects import Opened, Request, source_of
@@ -241,7 +241,7 @@ def measure(
         gather(kept, source, extractor, here, say=say, progress=progress)
         with here.together():
             if missing and here.first:
-                found = moments(kept.rows(), protocol.ddof).rooted()
+                found = kept.moments(protocol.ddof).rooted()
                 write_statistics(_file(kept, protocol), found, {"features": extractor.facts})
     return Measured(found, kept.rows() if rows and kept is not None else None)
 
