@@ -65,7 +65,10 @@ def as_mask(mask: Any, name: str) -> Tensor:
     """
     if is_pil(mask):
         mask = _picture(mask).tensor(1)[0] / 2 + 0.5
-    given = torch.as_tensor(mask)
+    try:
+        given = torch.as_tensor(mask)
+    except (TypeError, ValueError, RuntimeError):
+        raise DataError(f"{name} is a {type(mask).__name__}", "an array (H, W)") from None
     x = given.to(torch.float64) / (255 if given.dtype == torch.uint8 else 1)
     x = x[None] if x.ndim == 2 else x
     x = x[:, None] if x.ndim == 3 else x

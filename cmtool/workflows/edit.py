@@ -102,6 +102,7 @@ def edit(
         editor = make_editor(editor, given)
     else:
         pictures = given
+    pictures = {k: picture for k, picture in pictures.items() if picture is not None}
     wish = Wish(steps, times, seed, label, guidance, inner_steps, native)
     job = make_job(denoiser, editor, wish, has_null=has_null_class(denoiser))
     batch, back, alpha = arrays.as_batch(image)
