@@ -2,10 +2,26 @@
 
 import typer
 
-from cmtool.cli import eval_all, eval_fd, eval_fid, eval_is, eval_kid, eval_pr, eval_search
+from cmtool.cli import (
+    eval_all,
+    eval_classes,
+    eval_consistency,
+    eval_fd,
+    eval_fid,
+    eval_is,
+    eval_kid,
+    eval_lpips,
+    eval_neighbours,
+    eval_pr,
+    eval_search,
+    eval_speed,
+)
 from cmtool.cli._group import Group
 
-COMMANDS = (eval_fid, eval_kid, eval_is, eval_pr, eval_fd, eval_all, eval_search)
+COMMANDS = (
+    *(eval_fid, eval_kid, eval_is, eval_pr, eval_fd, eval_all),
+    *(eval_consistency, eval_lpips, eval_neighbours, eval_classes, eval_speed, eval_search),
+)
 
 
 def register(app: typer.Typer) -> None:
