@@ -247,7 +247,8 @@ def consistency_times(model: Denoiser, steps: int, frame: Schedule | None = None
     start = schedule.grid(1)
     if steps == 1:
         return schedule.sigma(start)
-    last = max(3.2 * model.precond.sigma_data / steps, schedule.noise_range[0])
+    low, high = schedule.noise_range
+    last = max(min(3.2 * model.precond.sigma_data, high) / steps, low)
     end = schedule.from_sigma(torch.tensor(last, dtype=torch.float64))
     return schedule.sigma(schedule.between(start[0], end, steps))
 

@@ -1,6 +1,7 @@
 """Draws a request's images into its draft: each process its share, whatever stops it."""
 
 import hashlib
+import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -65,7 +66,20 @@ def identity(model: Denoiser, plan: Plan, seed: int, n: int) -> dict[str, object
     planned = {f.name: getattr(plan, f.name) for f in fields(plan)}
     planned |= {"times": plan.times.tolist(), "solvers": list(map(str, plan.solvers))}
     planned |= {"schedule": str(plan.schedule or model.schedule), "labels": list(plan.labels)}
-    return {"n": n, "seed": seed, **planned, "weights": _hash(model)}
+    made = {"kind": model.kind, "precond": str(model.precond), "network": _numbers(model)}
+    return {"n": n, "seed": seed, **planned, **made, "weights": _hash(model)}
+
+
+def _numbers(model: Denoiser) -> str:
+    """SHA-256 of the plain values in the network's modules, such as numbers of heads, which no
+    weight shows."""
+    held = {
+        f"{place}.{key}": value
+        for place, module in model.network.named_modules()
+        for key, value in vars(module).items()
+        if isinstance(value, bool | int | float | str) and key != "training" and key[0] != "_"
+    }
+    return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
 
 def _hash(model: Denoiser) -> str:

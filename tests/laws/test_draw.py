@@ -1,5 +1,6 @@
 """Laws of drawing: another schedule, classes, truncated noise, and which image depends on what."""
 
+import json
 import math
 
 import pytest
@@ -9,10 +10,12 @@ from torch import nn
 from cmtool import registry
 from cmtool.denoiser import EDM, Consistency, Denoiser
 from cmtool.errors import RecipeError
+from cmtool.networks.adm import Adm
 from cmtool.networks.tiny import Tiny
 from cmtool.rng import SeedRng
 from cmtool.schedules.karras import Karras
 from cmtool.workflows._draw import draw, image_count, labelled, plan_for, truncated
+from cmtool.workflows._sharded import identity
 from tests import oracles
 
 SHAPE = (1, 8, 8)
@@ -169,3 +172,29 @@ def test_the_class_changes_the_class_and_not_the_noise():
         draw(model, labelled(plan_for(model, 1), model, label), range(4), seed=0)
     assert torch.equal(seen[0], seen[1])
     assert torch.equal(seen[0], seen[2])
+
+
+@pytest.mark.parametrize("high", [0.3, 1.0, 80.0])
+@pytest.mark.parametrize("steps", [2, 3, 50])
+def test_default_levels_fall_whatever_the_range(high, steps):
+    model = _model()
+    model.schedule = Karras(0.002, high)
+    levels = plan_for(model, steps).times
+    assert (levels.diff() < 0).all()
+    assert levels[0] == high
+    assert levels[-1] >= 0.002
+
+
+def test_all_that_changes_an_image_changes_the_request():
+    """The same weights draw other images in another preconditioning or with other heads."""
+    torch.manual_seed(0)
+    nets = [Adm(32, (1,), 1, (8,), head_channels=c).build(8, 1, 0) for c in (16, 32)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    models = [
+        Denoiser(net.eval(), precond, Karras(), "diffusion", SHAPE)
+        for net, precond in ((nets[0], EDM()), (nets[0], EDM(0.6)), (nets[1], EDM()))
+    ]
+    requests = [identity(model, plan_for(model, 3), 0, 4) for model in models]
+    assert len({request["weights"] for request in requests}) == 1
+    assert len({json.dumps(request) for request in requests}) == 3
+    assert identity(models[0], plan_for(models[0], 3), 0, 4) == requests[0]
