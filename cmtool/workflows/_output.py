@@ -51,10 +51,10 @@ def check_target(target: Path, *, overwrite: bool, resume: bool) -> None:
     Raises:
         DataError: It is there already, was begun already, or cannot be such a file or folder.
     """
+    if target.name in ("", ".."):
+        raise DataError(f"'{target}' is no name for images", "choose another --out")
     _kind(target)
-    blocking = next((p for p in target.parents if p.is_file()), None)
-    if blocking is not None:
-        raise DataError(f"'{blocking}' is a file, not a folder", "choose another --out")
+    check_parents(target)
     inside = sorted(p.name for p in target.iterdir()) if target.is_dir() else []
     if inside or target.is_file():
         if not overwrite:
@@ -73,6 +73,17 @@ def check_target(target: Path, *, overwrite: bool, resume: bool) -> None:
             f"'{target}' was begun already, in '{draft_of(target)}'",
             "--resume goes on, --overwrite begins anew",
         )
+
+
+def check_parents(target: Path) -> None:
+    """Checks that a file or folder can be made at `target`.
+
+    Raises:
+        DataError: A part of its path is a file.
+    """
+    blocking = next((p for p in target.parents if p.is_file()), None)
+    if blocking is not None:
+        raise DataError(f"'{blocking}' is a file, not a folder", "choose another --out")
 
 
 def open_draft(target: Path, n: int, shape: tuple[int, int, int]) -> "Draft":

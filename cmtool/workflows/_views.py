@@ -14,6 +14,7 @@ from cmtool import images
 from cmtool.denoiser import Denoiser
 from cmtool.errors import DataError, RecipeError
 from cmtool.workflows._draw import Plan, chunks, default_batch, draw
+from cmtool.workflows._output import check_parents
 
 Pixels = NDArray[np.uint8]
 
@@ -38,10 +39,12 @@ def check_picture(out: Path, suffixes: Sequence[str], *, overwrite: bool) -> Non
         DataError: It is no such file, or is there already.
     """
     if out.suffix.lower() not in suffixes or out.is_dir():
-        hint = " or ".join(f"--out {out.with_suffix(suffix)}" for suffix in suffixes)
+        named = Path("picture") if out.name in ("", "..") else out
+        hint = " or ".join(f"--out {named.with_suffix(suffix)}" for suffix in suffixes)
         raise DataError(f"cannot write this picture to '{out}'", hint)
     if out.exists() and not overwrite:
         raise DataError(f"'{out}' is there already", "--overwrite, or another --out")
+    check_parents(out)
 
 
 def parse_variants(text: str) -> list[tuple[Path | None, int | None]]:
@@ -67,10 +70,12 @@ def parse_variants(text: str) -> list[tuple[Path | None, int | None]]:
     return found
 
 
-def draw_pixels(model: Denoiser, plan: Plan, n: int, seed: int) -> tuple[Pixels, list[str]]:
+def draw_pixels(
+    model: Denoiser, plan: Plan, n: int, seed: int, batch_size: int | None
+) -> tuple[Pixels, list[str]]:
     """Images (n, H, W, C) and the names of their classes, none for a model without."""
     parts, names = [], []
-    for numbers in chunks(n, default_batch(model)):
+    for numbers in chunks(n, batch_size or default_batch(model)):
         x, labels = draw(model, plan, numbers, seed)
         parts.append(_pixels(x))
         names += [] if labels is None else [model.classes[i] for i in labels.tolist()]
@@ -93,10 +98,12 @@ def save_comparison(path: Path, rows: Mapping[str, Pixels], names: list[str], se
     images.save_png(path, sheet)
 
 
-def frames_of(model: Denoiser, plan: Plan, n: int, seed: int) -> list[Frame]:
+def frames_of(
+    model: Denoiser, plan: Plan, n: int, seed: int, batch_size: int | None
+) -> list[Frame]:
     """The path to images 0 .. n - 1, one frame for each noise level that the network sees."""
     parts: list[list[Frame]] = []
-    for numbers in chunks(n, default_batch(model)):
+    for numbers in chunks(n, batch_size or default_batch(model)):
         found: list[Frame] = []
 
         def watch(y: Tensor, sigma: Tensor, x0_hat: Tensor, found: list[Frame] = found) -> None:

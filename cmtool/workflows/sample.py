@@ -161,11 +161,7 @@ def sample_to_files(
         CmtoolError: As `sample`; also if `out` exists or cannot be written.
         Stopped: A signal came; what is drawn is kept.
     """
-    check_request(1 if request.n is None else request.n, request.seed)
-    if request.batch_size is not None and request.batch_size < 1:
-        raise RecipeError(
-            f"--batch-size must be at least 1, got {request.batch_size}", "leave it out"
-        )
+    _check(request)
     with processes() as here:
         with here.together():
             if request.out is not None and here.first:
@@ -233,7 +229,7 @@ def compare_to_file(
         say(f"{model.kind} model {opened.source}: {plan}")
         row = f"{_name(model_path)}, NFE {plan.nfe}"
         row = f"{row} ({len(rows) + 1})" if row in rows else row
-        rows[row], classes = draw_pixels(model, plan, n, request.seed)
+        rows[row], classes = draw_pixels(model, plan, n, request.seed, request.batch_size)
         progress(n * len(rows), n * len(variants))
         names = names or classes
     save_comparison(out, rows, names, request.seed)
@@ -274,13 +270,21 @@ def path_to_file(
     plan = _plan(model, request)
     n = image_count(plan, model, None if request.per_label else request.n or 4)
     say(f"{model.kind} model {opened.source}: {plan}")
-    save_path(out, frames_of(model, plan, n, request.seed))
+    save_path(out, frames_of(model, plan, n, request.seed, request.batch_size))
     progress(n, n)
     return SampleReport((out,), plan, n)
 
 
-def _check_picture_request(request: Request) -> None:
+def _check(request: Request) -> None:
     check_request(1 if request.n is None else request.n, request.seed)
+    if request.batch_size is not None and request.batch_size < 1:
+        raise RecipeError(
+            f"--batch-size must be at least 1, got {request.batch_size}", "leave it out"
+        )
+
+
+def _check_picture_request(request: Request) -> None:
+    _check(request)
     if request.resume:
         raise RecipeError("--resume is for many images, not for one picture", "drop --resume")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
