@@ -2,8 +2,9 @@
 the model's answer to every point of it.
 
 Seeds have their noise. A picture gets one in three ways: `add_noise` (cheap; the higher the noise
-level, the less of the picture is left), `noise_by_ode` (a diffusion model's path backwards) and
-`noise_by_search` (what a one-step model has to be given to answer with it).
+level, the less of the picture is left; between two with the same noise the way is `straight`),
+`noise_by_ode` (a diffusion model's path backwards) and `noise_by_search` (what a one-step model has
+to be given to answer with it).
 
     x = noise_by_search(model.bind(), model.schedule, pictures, z).x
     frames = interpolate(model.bind(), model.schedule, x[0], x[1], sigma, 9, levels, rng=rng)
@@ -174,9 +175,10 @@ def interpolate(
     levels: Sequence[float] = (),
     *,
     rng: Noise,
+    straight: bool = False,
 ) -> Tensor:
-    """The model's answers along the arc between two noisy images. The first and the last frame are
-    its answers to these two.
+    """The model's answers on the way between two noisy images. The first and the last frame are its
+    answers to these two.
 
     Args:
         denoise: A consistency function; a diffusion model becomes one by
@@ -188,6 +190,8 @@ def interpolate(
         frames: How many, both ends among them; at least 2.
         levels: Noise levels that follow; those below sigma are used.
         rng: Noise for them, (frames, *); the same for all frames keeps details in place.
+        straight: Whether to go along the line and not the arc. That suits ends with one and the
+            same noise: on the arc there would be too much of it in the middle.
 
     Returns:
         (frames, C, H, W) in [-1, 1].
@@ -195,6 +199,7 @@ def interpolate(
     if frames < 2:
         raise ValueError(f"needs frames >= 2, got {frames}")
     share = torch.linspace(0, 1, frames, dtype=first.dtype, device=first.device)
-    x = slerp(first.expand(frames, *first.shape), last.expand(frames, *last.shape), share)
+    a, b = first.expand(frames, *first.shape), last.expand(frames, *last.shape)
+    x = torch.lerp(a, b, expand(share, a)) if straight else slerp(a, b, share)
     edit = Edit(shown=x, start=x, sigma=x.new_full((frames,), sigma))
     return edit.settle(run_edit(denoise, schedule, edit, x.new_tensor(list(levels)), rng=rng))
