@@ -102,7 +102,7 @@ def interpolate_to_file(request: Request, *, say: Say = silent) -> Path:
         frames = walk.frames(x, sigma)
         for path, end, picture in zip(request.pictures, frames[[0, -1]], pair, strict=True):
             error = float(rms((end - picture)[None])[0])
-            say(f"{path}: its end of the way is {error:.3g} from it (root mean square; the range is 2)")
+            say(f"{path}: the way ends {error:.3g} from it (root mean square; the range is 2)")
     else:
         x, sigma = walk.noise_of_seeds()
         frames = walk.frames(x, sigma)
@@ -179,7 +179,11 @@ class _Walk:
         """All frames, (frames, C, H, W)."""
         count = self.request.frames
         rng = SeedRng(self.request.wish.seed, [0] * count, self.model.device)
-        found = interpolate(self.end, self.schedule, x[0], x[1], sigma, count, self.levels, rng=rng)
+        found = interpolate(
+            *(self.end, self.schedule, x[0], x[1], sigma, count, self.levels),
+            rng=rng,
+            straight=bool(self.request.pictures) and self.request.by == "noise",
+        )
         return found.cpu()
 
 
