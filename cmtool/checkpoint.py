@@ -117,9 +117,11 @@ def build(recipe: Recipe, meta: Meta) -> Denoiser:
     """A model with fresh weights.
 
     Raises:
-        CheckpointError: The network does not fit such images.
+        CheckpointError: The network does not fit such images, or the schedule not the stored noise
+            levels.
     """
     network = _network(recipe, meta)
+    _check_levels(recipe, meta)
     precond = preconditioner(recipe.denoiser)
     return Denoiser(
         network,
@@ -153,19 +155,29 @@ def _times(recipe: Recipe) -> dict[Use, tuple[float, ...]]:
         CheckpointError: Such a model cannot be sampled at them.
     """
     times = recipe.sampling.times
-    low, high = recipe.schedule.noise_range
-    # A range that went through an angle and back may differ in the last digit.
-    if times and not low * (1 - 1e-9) <= times[-1] <= times[0] <= high * (1 + 1e-9):
-        raise CheckpointError(
-            f"sampling.times {list(times)} leave the schedule's noise levels {low:g} .. {high:g}",
-            "--set sampling.times=[]",
-        )
+    if times and (leave := _leave(recipe, times)):
+        raise CheckpointError(f"sampling.times {leave}", "--set sampling.times=[]")
     if times and recipe.loss.kind == "diffusion":
         raise CheckpointError(
             "sampling.times is for consistency models, and this is a diffusion model",
             "--set sampling.times=[]",
         )
     return {len(times): times} if times else {}
+
+
+def _check_levels(recipe: Recipe, meta: Meta) -> None:
+    for use, times in meta.times.items():
+        if leave := _leave(recipe, times):
+            raise CheckpointError(f"the stored noise levels for '{use}', {leave}")
+
+
+def _leave(recipe: Recipe, times: Sequence[float]) -> str:
+    """That levels are outside the schedule's range, in words; nothing where they are inside."""
+    low, high = recipe.schedule.noise_range
+    # A range that went through an angle and back may differ in the last digit.
+    if low * (1 - 1e-9) <= times[-1] <= times[0] <= high * (1 + 1e-9):
+        return ""
+    return f"{list(times)} leave the schedule's noise levels {low:g} .. {high:g}"
 
 
 def _guidable(recipe: Recipe, meta: Meta) -> Guidable | None:
@@ -308,14 +320,14 @@ def store_times(path: Path, times: Mapping[Use, Sequence[float]]) -> Path:
     more = {steps: tuple(map(float, levels)) for steps, levels in times.items()}
     if path.is_dir():
         found = Checkpoint.open(path)
-        meta, target = found.meta, found.path
+        meta, recipe, target = found.meta, found.recipe, found.path
     else:
         config, state = _own_file(path)
         meta, recipe = parse_config(config, str(path))
         target = path
     stored = meta.times | more
     meta = replace(meta, times={use: stored[use] for use in sorted(stored, key="{:>4}".format)})
-    Meta.parse(json.dumps(asdict(meta)), f"the new description of {target}")
+    _check_levels(recipe, Meta.parse(json.dumps(asdict(meta)), f"the new description of {target}"))
     try:
         if path.is_dir():
             _write_atomic(target / "meta.json", json.dumps(asdict(meta), indent=2))

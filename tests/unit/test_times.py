@@ -110,6 +110,19 @@ def test_what_are_no_levels_is_not_stored(times, tmp_path):
     assert described.read_bytes() == before
 
 
+@pytest.mark.parametrize("kind", ["run", ".safetensors", ".pt"])
+@pytest.mark.parametrize("levels", [(81.0, 0.8), (80.0, 0.001)])
+def test_levels_outside_the_models_range_are_not_stored_nor_read(kind, levels, tmp_path):
+    path, described = _saved(kind, tmp_path)
+    before = described.read_bytes()
+    for use in (2, "inpaint"):
+        with pytest.raises(CheckpointError, match=rf"for '{use}', .* leave .* 0\.002 \.\. 80"):
+            store_times(path, {use: levels})
+    assert described.read_bytes() == before
+    with pytest.raises(CheckpointError, match="leave the schedule's"):
+        checkpoint.build(_parts()[0], replace(META, times={2: levels}))
+
+
 def test_only_models_of_ours_hold_levels(tmp_path):
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pt")
     (tmp_path / "text.safetensors").write_text("nothing")
