@@ -74,7 +74,7 @@ def test_shares_cover_every_image_once(here: Path):
 
 
 @pytest.mark.multi
-@pytest.mark.parametrize("out", ["o", "o.npz"])
+@pytest.mark.parametrize("out", ["o", pytest.param("o.npz", marks=pytest.mark.slow)])
 def test_two_processes_draw_the_images_of_one(models: Path, here: Path, out: str):
     words = [str(models / "cm"), "--n", "11", "--batch-size", "2", "--out"]
     command = [*TORCHRUN, *COMMAND[2:], *words, out]
@@ -158,7 +158,11 @@ def started(folder: Path, until: Callable[[], bool], *words: str) -> subprocess.
 
 @pytest.mark.parametrize(
     ("signum", "code", "out"),
-    [(signal.SIGKILL, -9, "o"), (signal.SIGINT, 130, "o.npz"), (signal.SIGTERM, 143, "o")],
+    [
+        (signal.SIGKILL, -9, "o"),
+        (signal.SIGINT, 130, "o.npz"),
+        pytest.param(signal.SIGTERM, 143, "o", marks=pytest.mark.slow),
+    ],
 )
 def test_nothing_drawn_is_lost(
     signum: signal.Signals, code: int, out: str, models: Path, here: Path
