@@ -77,6 +77,11 @@ def open_teacher(opened: Opened, given: Path | None, request: Request, say: Say)
             f"{student.source} does not tell which teacher it has", "--teacher MODEL"
         )
     path = Path(str(recorded)) if given is None else given
+    # Else a run that was moved away would be looked for on the hub, whose names look alike.
+    if given is None and path.name.startswith("step-") and not path.is_dir():
+        raise CheckpointError(
+            f"the teacher of {student.source} is no longer at '{path}'", "--teacher MODEL"
+        )
     facts = {} if path.is_dir() else request.facts
     size = student.denoiser.image_shape[1]
     try:
@@ -132,7 +137,7 @@ def classes_of(data: ImageSet, opened: Opened) -> Labels:
     count = opened.model.denoiser.num_classes
     if data.labels is None or data.num_classes != count:
         raise DataError(
-            f"'{data.name}' has {data.num_classes or 'no'} classes, the model {count}",
+            f"'{data.name}' has {data.num_classes or 'no'} classes, the model has {count}",
             "--data with the model's classes",
         )
     return data.labels
