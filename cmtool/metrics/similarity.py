@@ -1,6 +1,7 @@
 """How near one picture is to another: PSNR, SSIM and LPIPS, for pictures in [-1, 1]."""
 
 import math
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cmtool.data.places import cache_dir
+from cmtool.tensor_file import read_tensors
+
 WINDOW = 7
 """SSIM's window; a smaller picture has none."""
 LPIPS_LEAST = 224
 """Smaller pictures are enlarged to this for LPIPS."""
 TRUNK = "alexnet-owt-7be5be79.pth"
 """torchvision's AlexNet, in torch's cache."""
+WHOLE = "lpips_alex_fp32.safetensors"
+"""AlexNet and the linear heads in one file, in our cache under weights/."""
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
@@ -43,16 +49,17 @@ def ssim(a: Tensor, b: Tensor) -> float | None:
 
 
 def lpips(a: Tensor, b: Tensor) -> float | None:
-    """LPIPS v0.1 on AlexNet; (C, H, W) twice. None where AlexNet's weights are not in torch's
-    cache: a figure on the side is no reason for a download.
+    """LPIPS v0.1 on AlexNet; (C, H, W) twice. None where its weights are neither in our cache nor
+    in torch's: a figure on the side is no reason for a download.
 
     Source:
         Zhang et al. 2018, "The unreasonable effectiveness of deep features as a perceptual metric".
     """
-    if not Path(torch.hub.get_dir(), "checkpoints", TRUNK).is_file():
+    network = _lpips_network(cache_dir() / "weights" / WHOLE, Path(torch.hub.get_dir()))
+    if network is None:
         return None
     with torch.no_grad():
-        return float(_lpips_network()(_large(a), _large(b)))
+        return float(network(_large(a), _large(b)))
 
 
 def _large(a: Tensor) -> Tensor:
@@ -65,7 +72,21 @@ def _large(a: Tensor) -> Tensor:
 
 
 @lru_cache
-def _lpips_network() -> Any:
+def _lpips_network(whole: Path, hub: Path) -> Any:
+    """LPIPS with the weights of one file, or with torch's AlexNet; None if there is neither."""
+    found = whole.is_file()
+    if not found and not (hub / "checkpoints" / TRUNK).is_file():
+        return None
     from lpips import LPIPS
 
-    return LPIPS(net="alex", verbose=False).requires_grad_(False).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # lpips calls torchvision in an old way.
+        network = LPIPS(net="alex", pnet_rand=found, verbose=False)
+    if found:
+        own = network.state_dict()
+        for key, value in read_tensors(whole).items():
+            tail = key.removeprefix("features")
+            for name in own:
+                if name == key or (tail != key and name.endswith(tail) and "slice" in name):
+                    own[name].copy_(value)
+    return network.requires_grad_(False).eval()
