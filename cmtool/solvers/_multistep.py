@@ -5,12 +5,14 @@ s < 0, the step ends at s = h.
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from cmtool.schedules.base import Schedule
-from cmtool.solvers.base import Point, level
+from cmtool.solvers.base import Noise, Point, Solver, from_frame, level, to_frame
+from cmtool.tensors import Denoise
 
 
 def places(schedule: Schedule, points: Sequence[Point], lam: Tensor) -> list[Tensor]:
@@ -63,3 +65,28 @@ def answer(at: Sequence[Tensor], values: Sequence[Tensor], h: Tensor) -> Tensor:
         slope = (values[0] - values[1]) / torch.where(at[1] == 0, 1, -at[1])
         return -torch.expm1(-h) * (values[0] + h / 2 * slope)
     return integral(at, values, growing(h, len(at)))
+
+
+class Answers(Solver):
+    """y_r = e^-h y + `answer` of the newest `order` answers; a path begins with fewer."""
+
+    nfe: ClassVar[int] = 1
+
+    def step(
+        self,
+        denoise: Denoise,
+        schedule: Schedule,
+        x: Tensor,
+        t: Tensor,
+        r: Tensor,
+        *,
+        history: Sequence[Point] = (),
+        rng: Noise | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        y, lam = to_frame(schedule, x, t)
+        h = (lam / level(schedule, r, x)).log()
+        here = Point(t, x, denoise(x, t))
+        points = [here, *reversed(history)][: self.order]
+        values = [point.x0_hat for point in points]
+        y_r = (-h).exp() * y + answer(places(schedule, points, lam), values, h)
+        return from_frame(schedule, y_r, r), here.x0_hat
