@@ -27,6 +27,8 @@ from cmtool.editors.base import Edit, Editor
 from cmtool.images import from_uint8, to_uint8
 from cmtool.metrics import similarity
 from cmtool.rng import SeedRng
+from cmtool.workflows._edit_job import Wish, make_job
+from cmtool.workflows._edit_run import run_job
 
 SIGMA = 0.2
 SMALL = 1e-3
@@ -86,9 +88,10 @@ class Task:
 
     def ours(self, model: Denoiser, steps: int | None, inner: int | None = None) -> Tensor:
         """What `cmtool edit` does."""
-        pictures = {"mask": self.mask[0, 0].float()} if "mask" in self.editor.pictures else {}
-        wish = {"steps": steps, "inner_steps": inner}
-        return cmtool.edit(model, self.editor, self.given.float(), **pictures, **wish)
+        pictures = {"mask": self.mask} if "mask" in self.editor.pictures else {}
+        # Models of classes are asked without one; ours were trained so too.
+        job = make_job(model, self.editor, Wish(steps, inner_steps=inner), has_null=True)
+        return run_job(job, self.given, pictures, SeedRng(0, [0] * len(self.given))).result
 
     def plain(self) -> Tensor:
         """What one would use instead."""
