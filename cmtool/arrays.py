@@ -66,7 +66,7 @@ def as_mask(mask: Any, name: str) -> Tensor:
     if is_pil(mask):
         mask = _picture(mask).tensor(1)[0] / 2 + 0.5
     try:
-        given = torch.as_tensor(mask)
+        given = torch.as_tensor(np.array(mask) if isinstance(mask, np.ndarray) else mask)
     except (TypeError, ValueError, RuntimeError):
         raise DataError(f"{name} is a {type(mask).__name__}", "an array (H, W)") from None
     x = given.to(torch.float64) / (255 if given.dtype == torch.uint8 else 1)
@@ -108,7 +108,7 @@ def _as_array(image: np.ndarray[Any, Any]) -> tuple[Tensor, Back]:
             f"an array of shape {image.shape} is no picture", "(H, W), (H, W, C) or (N, H, W, C)"
         )
     views = image[None, :, :, None] if ndim == 2 else image[None] if ndim == 3 else image
-    batch = _checked(torch.from_numpy(np.ascontiguousarray(views)).permute(0, 3, 1, 2))
+    batch = _checked(torch.from_numpy(np.array(views, order="C")).permute(0, 3, 1, 2))
 
     def back(x: Tensor) -> np.ndarray[Any, Any]:
         pixels = to_uint8(x) if image.dtype == np.uint8 else x

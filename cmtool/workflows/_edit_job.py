@@ -60,8 +60,13 @@ def make_editor(name: str, options: Mapping[str, Any]) -> Editor:
             raise RecipeError(f"{name} has no option '{key}'{guess}", f"it takes {takes}")
     try:
         editor: Editor = cls(**options)
-    except (ValueError, TypeError) as problem:
+    except ValueError as problem:
         raise RecipeError(f"{name} {problem}", f"cmtool edit {name} --help") from None
+    except (TypeError, AttributeError):
+        told = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        raise RecipeError(
+            f"{name}: an option has the wrong type: {told}", f"cmtool edit {name} --help"
+        ) from None
     return editor
 
 

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from cmtool.denoiser import Denoiser
 from cmtool.editors.base import Editor
 from cmtool.errors import CmtoolError, DataError, RecipeError, Say, Stopped, silent
 from cmtool.images import peek
-from cmtool.pictures import read_mask
+from cmtool.pictures import read_mask, read_picture
 from cmtool.rng import SeedRng
 from cmtool.workflows._edit_files import ANIMATION, STRIP, Task, find_files
 from cmtool.workflows._edit_holes import Hole as Hole
+from cmtool.workflows._edit_holes import cut
 from cmtool.workflows._edit_job import Wish as Wish
 from cmtool.workflows._edit_job import (
     has_null_class,
@@ -98,11 +99,20 @@ def edit(
     given = dict(options)
     if isinstance(editor, str):
         cls = registry.load("editors", editor)
-        pictures = {k: given.pop(k) for k in cls.pictures if not isinstance(given.get(k, ""), str)}
+        own = {f.name for f in fields(cls)}  # A kernel may be named, gaussian:2, or given.
+        pictures = {
+            k: given.pop(k)
+            for k in cls.pictures
+            if k in given and not (k in own and isinstance(given[k], str))
+        }
         editor = make_editor(editor, given)
     else:
         pictures = given
     pictures = {k: picture for k, picture in pictures.items() if picture is not None}
+    for unknown in [k for k in pictures if k not in editor.pictures]:
+        raise RecipeError(f"the editor takes no '{unknown}'", "its options are in the editor")
+    if variant < 0:
+        raise RecipeError(f"variant must be 0 or more, got {variant}", "variant=0")
     wish = Wish(steps, times, seed, label, guidance, inner_steps, native)
     job = make_job(denoiser, editor, wish, has_null=has_null_class(denoiser))
     batch, back, alpha = arrays.as_batch(image)
@@ -156,6 +166,8 @@ def edit_files(
     last = files.folder or files.tasks[-1].targets[-1]
     if not tasks:
         return EditReport((last,), ())
+    if "mask" in editor.pictures and len(tasks) == 1:  # A mask that does not fit is told at once.
+        cut(read_picture(tasks[0].source), request.hole, str(tasks[0].source), silent)
     job = _open(editor, name, tasks, request, say)
     one = OneFile(job, name, request, _kernels(editor, options), say, progress)
     written, scores, failed = _all(one, tasks, say)

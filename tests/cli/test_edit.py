@@ -17,6 +17,7 @@ import cmtool as api
 from cmtool import registry
 from cmtool.cli._editors import sketches
 from cmtool.editors.colorize import LUMA
+from cmtool.editors.superres import Superres
 from cmtool.errors import CmtoolError
 from cmtool.rng import SeedRng
 from cmtool.workflows import _edit_one
@@ -417,6 +418,16 @@ def test_what_is_refused():
         api.edit(model, "inpaint", image)
     with pytest.raises(CmtoolError, match="the mask is 5x4, and the picture is 8x8"):
         api.edit(model, "inpaint", image, mask=torch.zeros(4, 5))
+    with pytest.raises(CmtoolError, match="mask is a str"):
+        api.edit(model, "inpaint", image, mask="mask.png")
+    with pytest.raises(CmtoolError, match="mask leaves 0"):
+        api.edit(model, "inpaint", image, mask=np.full((8, 8), 7.0))
+    with pytest.raises(CmtoolError, match="takes no 'mask'"):
+        api.edit(model, Superres(factor=2), image, mask=torch.zeros(8, 8))
+    with pytest.raises(CmtoolError, match="wrong type: strength='x'"):
+        api.edit(model, "stroke", image, strength="x")
+    with pytest.raises(CmtoolError, match="variant must be 0 or more"):
+        api.edit(model, "colorize", image, variant=-1)
     with pytest.raises(CmtoolError, match="did you mean 'factor'"):
         api.edit(model, "superres", image, faktor=2)
     with pytest.raises(CmtoolError, match="did you mean 'inpaint'"):
