@@ -156,7 +156,8 @@ class Denoiser(nn.Module):
         """
         dtype = torch.float64 if x.dtype == torch.float64 and self._is_double() else torch.float32
         x = x.to(dtype)
-        t = torch.as_tensor(t, dtype=dtype, device=x.device).expand(len(x))
+        # Not len(x), which an exported program takes for a constant.
+        t = torch.as_tensor(t, dtype=dtype, device=x.device).expand(x.shape[0])
         c = self.precond(t)
         raw = self.raw(expand(c.c_in, x) * x, t, label, augment=augment, guidance=guidance)
         return expand(c.c_skip, x) * x + expand(c.c_out, x) * raw.to(dtype)
@@ -210,7 +211,7 @@ class Denoiser(nn.Module):
 
         def denoise(x: Tensor, t: Tensor) -> Tensor:
             y, sigma = frame.to_edm(x, t)
-            w = None if off else torch.as_tensor(guidance, device=x.device).expand(len(x))
+            w = None if off else torch.as_tensor(guidance, device=x.device).expand(x.shape[0])
             out: Tensor = self(y, sigma, label, augment=augment, guidance=w if as_input else None)
             if w is not None and not as_input:
                 plain: Tensor = self(y, sigma, None, augment=augment)

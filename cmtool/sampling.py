@@ -60,7 +60,7 @@ def sample_consistency(
     Returns:
         (B, *) images, in x's dtype.
     """
-    steps = [t.expand(len(x)).to(x.device) for t in times]
+    steps = [t.expand(x.shape[0]).to(x.device) for t in times]
     x0_hat = x
     for i, t in enumerate(steps):
         if i > 0:

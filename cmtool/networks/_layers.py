@@ -111,7 +111,7 @@ class Guidance(nn.Module):
     def forward(self, guidance: Tensor | None, like: Tensor) -> Tensor:
         """(B,) weights, or None for 1, to (B, E), in the type of `like` (B, *)."""
         if guidance is None:
-            guidance = like.new_ones(len(like))
+            guidance = like.new_ones(like.shape[0])
         phase = phases(guidance - 1, self.frequencies)
         told = torch.cat([phase.sin(), phase.cos() - 1], 1)
         return F.linear(told.to(like.dtype), self.weight)

@@ -67,7 +67,7 @@ class SongEmbedding(nn.Module):
                 emb = emb + self.label(self._one_hot(label, emb) * math.sqrt(self.num_classes))
             if self.augment is not None:
                 if augment is None:  # Zeros, since data-parallel training wants every weight used.
-                    augment = emb.new_zeros(len(emb), self.augment.in_features)
+                    augment = emb.new_zeros(emb.shape[0], self.augment.in_features)
                 emb = emb + self.augment(augment.to(dtype))
             if self.guidance is not None:
                 emb = emb + self.guidance(guidance, emb)

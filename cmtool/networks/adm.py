@@ -51,7 +51,7 @@ class AdmEmbedding(nn.Module):
             emb = torch.cat(waves, 1).to(self.linear1.weight.dtype)
             if self.augment is not None:
                 if augment is None:  # Zeros, since data-parallel training wants every weight used.
-                    augment = emb.new_zeros(len(emb), self.augment.in_features)
+                    augment = emb.new_zeros(emb.shape[0], self.augment.in_features)
                 emb = emb + self.augment(augment.to(emb.dtype))
             emb = self.linear2(F.silu(self.linear1(emb)))
             if self.label is not None and label is not None:
