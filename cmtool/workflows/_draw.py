@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cmtool import registry
 from cmtool.denoiser import Denoiser
-from cmtool.errors import RecipeError, did_you_mean
+from cmtool.errors import CheckpointError, RecipeError, did_you_mean
 from cmtool.rng import SeedRng
 from cmtool.sampling import sample_consistency, sample_ode, start_noise
 from cmtool.schedules.base import Schedule
@@ -333,6 +333,9 @@ def draw(
     Returns:
         (n, C, H, W) float32 images, nominally in [-1, 1], on the CPU, and their labels (n,) or
         None.
+
+    Raises:
+        CheckpointError: The images are not finite: the weights are broken.
     """
     rng = SeedRng(seed, numbers, model.device)
     labels = _labels(model, plan, numbers, rng)
@@ -349,7 +352,9 @@ def draw(
         x = sample_consistency(denoise, schedule, x, times, rng=rng, gamma=plan.gamma)
     else:
         x = sample_ode(denoise, schedule, plan.solvers, x, times, finish=not plan.own, rng=rng)
-    return x.float().cpu(), None if labels is None else labels.cpu()
+    if not (x := x.float().cpu()).isfinite().all():
+        raise CheckpointError("the model's images are not finite", "use an earlier checkpoint")
+    return x, None if labels is None else labels.cpu()
 
 
 def _watched(denoise: Denoise, schedule: Schedule, watch: Watch) -> Denoise:

@@ -9,7 +9,7 @@ from torch import nn
 
 from cmtool import registry
 from cmtool.denoiser import EDM, Consistency, Denoiser
-from cmtool.errors import RecipeError
+from cmtool.errors import CheckpointError, RecipeError
 from cmtool.networks.adm import Adm
 from cmtool.networks.tiny import Tiny
 from cmtool.rng import SeedRng
@@ -198,3 +198,11 @@ def test_all_that_changes_an_image_changes_the_request():
     assert len({request["weights"] for request in requests}) == 1
     assert len({json.dumps(request) for request in requests}) == 3
     assert identity(models[0], plan_for(models[0], 3), 0, 4) == requests[0]
+
+
+@pytest.mark.parametrize("kind", ["consistency", "diffusion"])
+def test_broken_weights_draw_no_images(kind):
+    model = _model(kind)
+    next(p for p in model.network.parameters() if p.ndim == 4).data.fill_(math.nan)
+    with pytest.raises(CheckpointError, match="images are not finite"):
+        draw(model, plan_for(model, 3), range(2), seed=0)
