@@ -50,6 +50,12 @@ class TrainingError(CmtoolError):
     exit_code = 1
 
 
+class ExportError(CmtoolError):
+    """An export does not compute what its model computes."""
+
+    exit_code = 1
+
+
 class Stopped(CmtoolError):
     """A signal ended the run after everything was saved; exits with 128 + the signal's number."""
 

@@ -20,6 +20,7 @@ KINDS = {
     "solvers": "Solver",
     "losses": "Loss",
     "editors": "Editor",
+    "formats": "Format",
 }
 """Kind, which is also the folder, to the class of its `base.py` that its components derive from."""
 

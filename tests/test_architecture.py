@@ -23,7 +23,11 @@ MODULES = {
 LAYERS: list[tuple[str, list[str]]] = [
     ("alone", ["cmtool.__main__"]),
     ("together", ["cmtool.cli", "cmtool.cli.*"]),
-    ("together", ["cmtool.workflows", "cmtool.workflows.*"]),
+    # A format opens what it wrote as every command does, with `workflows.load`.
+    (
+        "together",
+        ["cmtool.workflows", "cmtool.workflows.*", "cmtool.formats", "cmtool.formats.*"],
+    ),
     (
         "together",
         [
@@ -62,7 +66,7 @@ LAYERS: list[tuple[str, list[str]]] = [
 ]
 COMPONENT_KINDS = ("losses", "editors", "networks", "schedules", "solvers")
 # In these folders a file stands for itself: it imports `base` and `_private` files, no sibling.
-SIBLINGS_APART = (*COMPONENT_KINDS, "workflows")
+SIBLINGS_APART = (*COMPONENT_KINDS, "workflows", "formats")
 # `load` is `cmtool.load`: every workflow begins with a model.
 SHARED = ("base", "load", "fit")
 # Third party, and the modules of ours that may name it. The rest of R1 to R8 is ruff's.

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cmtool import __version__
-from cmtool.cli import distill, edit, eval, info, sample, train
+from cmtool.cli import distill, edit, eval, export, info, sample, train
 from cmtool.cli._console import result
 from cmtool.cli._group import Group
 from cmtool.cli._lists import KINDS, listing
@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (train, distill, sample, edit, eval, info):
+for module in (train, distill, sample, edit, eval, export, info):
     module.register(app)
 
 

@@ -1,0 +1,67 @@
+"""`cmtool export`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cmtool.cli import _options as opt
+from cmtool.cli._console import result, say
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(export)
+
+
+def export(
+    format_: Annotated[
+        str, typer.Argument(metavar="FORMAT", help="What to write, see --list formats.")
+    ],
+    model: opt.ModelArg = None,
+    dtype: Annotated[
+        str, typer.Option(help="Type of the stored weights: float32, bfloat16, float16.")
+    ] = "float32",
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Put a whole sampler of so many steps into the file; else the denoiser."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE|FOLDER", help="exports/MODEL... if left out.", rich_help_panel="Output"
+        ),
+    ] = None,
+    overwrite: opt.OverwriteOpt = False,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OWNER/NAME", help="Send it to the Hugging Face Hub.", rich_help_panel="Output"
+        ),
+    ] = None,
+    weights: opt.WeightsOpt = "ema",
+    facts: opt.FactsOpt = [],  # noqa: B006 - Typer copies it
+) -> None:
+    """Write a model for other tools, open what was written and prove that it is the same.
+
+    Examples:
+
+    - `cmtool export safetensors runs/digits-cd` : one file that every command takes
+
+    - `cmtool export safetensors runs/digits-cd --dtype float16` : half the size
+
+    - `cmtool export diffusers runs/cifar10-cd --out cifar10` : a folder for diffusers
+
+    - `cmtool export openai runs/cifar10-cd --push me/cifar10-cd` : also to the Hub
+    """
+    from cmtool.workflows.export import Request, export
+    from cmtool.workflows.load import parse_facts
+
+    request = Request(
+        format_, model, weights, parse_facts(facts), dtype, steps, out, overwrite, push
+    )
+    report = export(request, say=say)
+    say(report.table)
+    if report.address is not None:
+        say(f"on the Hub: {report.address}")
+    result("\n".join(map(str, report.paths)))

@@ -1,0 +1,156 @@
+"""The model card beside an export: what the model is, what it was made of, how to use the file."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cmtool import recipe as recipes
+from cmtool.checkpoint import Checkpoint
+from cmtool.errors import CmtoolError
+from cmtool.foreign.openai import PRESETS
+from cmtool.formats.base import Format, Source
+from cmtool.workflows._export_check import Row
+
+LICENCES = {
+    "digits": "CC BY 4.0",
+    "openai": "MIT",
+    "nvidia": "CC BY-NC-SA 4.0",
+}
+"""Of data sets and of published models that are known for sure: digits, as DIGITS.txt beside it
+says; openai/consistency_models; NVlabs/edm and NVlabs/edm2."""
+UNKNOWN = "not known to cmtool; ask those who made it"
+
+
+def portable(value: Any) -> Any:
+    """Facts without the folders of this machine: of a whole path the last two parts remain."""
+    if isinstance(value, Mapping):
+        return {key: portable(part) for key, part in value.items()}
+    if isinstance(value, str) and os.path.isabs(value):
+        return "/".join(Path(value).parts[-2:])
+    return value
+
+
+def parents(origin: Mapping[str, Any], whose: str = "") -> dict[str, str]:
+    """What a model was made of, to its licence: data, teacher, and what the teacher was made of.
+
+    Args:
+        origin: As `cmtool.meta.Meta` holds it.
+        whose: Put before the names.
+    """
+    if "licences" in origin:  # An export of an export.
+        return {str(key): str(value) for key, value in dict(origin["licences"]).items()}
+    found: dict[str, str] = {}
+    data, teacher = origin.get("data"), origin.get("teacher")
+    if isinstance(data, Mapping) and "name" in data:
+        name = str(data["name"])
+        found[f"{whose}data '{name}'"] = LICENCES.get(name, UNKNOWN)
+    if "layout" in origin:
+        layout, file = str(origin["layout"]).partition(" ")[0], str(origin.get("file"))
+        published = layout == "nvidia" or (layout == "openai" and Path(file).stem in PRESETS)
+        found[f"{whose}weights '{file}'"] = LICENCES[layout] if published else UNKNOWN
+    if isinstance(teacher, str):
+        try:
+            of_teacher = parents(Checkpoint.open(Path(teacher)).meta.origin, f"{whose}teacher's ")
+        except CmtoolError:
+            of_teacher = {}
+        name = str(portable(teacher))
+        stem = Path(name).stem
+        own = "MIT" if stem in PRESETS else "that of what it was made of" if of_teacher else UNKNOWN
+        found |= {f"{whose}teacher '{name}'": own, **of_teacher}
+    return found
+
+
+def card(
+    kind: Format, name: str, source: Source, file: str, hashes: Mapping[str, str], rows: list[Row]
+) -> str:
+    """The model card, Markdown with the Hub's header.
+
+    Args:
+        kind: The format.
+        name: Its name.
+        source: What was exported.
+        file: The target's name.
+        hashes: SHA-256 of the files.
+        rows: The check's result.
+    """
+    meta = source.model.meta
+    worst = max(rows, key=lambda row: row.error / (row.tolerance or 1))
+    table = "\n".join(f"| {key} | {value} |" for key, value in _facts(source).items())
+    licences = "\n".join(f"- {key}: {value}" for key, value in parents(meta.origin).items())
+    sums = "\n".join(f"{value}  {key}" for key, value in hashes.items())
+    return f"""---
+library_name: {"diffusers" if name == "diffusers" else "cmtool"}
+pipeline_tag: unconditional-image-generation
+tags:
+- consistency-models
+- {name}
+---
+
+# {Path(file).name.removesuffix(kind.suffix)}
+
+{kind.title}; written and checked by cmtool.
+
+## Use
+
+{kind.usage(source, file)}
+
+## What it is
+
+| | |
+|---|---|
+{table}
+
+## Metrics
+
+None are recorded with the weights. `cmtool eval fid --model MODEL` measures them.
+
+## What it was made of
+
+{licences or "- nothing is recorded"}
+
+The licence of the model follows from these. Recorded of its origin:
+
+```json
+{json.dumps(portable(meta.origin), indent=1)}
+```
+
+## Check
+
+{len(rows)} comparisons with the model passed; the nearest to its limit: {worst.compared},
+{worst.case}: {worst.error:.1e} of {worst.tolerance:g} allowed.
+
+```
+{sums}
+```
+
+## Recipe
+
+```toml
+{recipes.dump(source.model.recipe).strip()}
+```
+"""
+
+
+def _facts(source: Source) -> dict[str, str]:
+    """What a model is."""
+    model, meta = source.denoiser, source.model.meta
+    channels, height, width = model.image_shape
+    low, high = source.levels
+    what = "in 1 or more steps" if model.kind == "consistency" else "by a solver in many steps"
+    classes = f"{model.num_classes}: {', '.join(model.classes[:20])}" if model.classes else "none"
+    levels = [f"{use}: {', '.join(f'{t:g}' for t in times)}" for use, times in model.times.items()]
+    return {
+        "kind": f"{model.kind} model, draws images {what}",
+        "images": f"{width}x{height}, {channels} channel(s), numbers in [-1, 1]",
+        "classes": classes,
+        "noise levels": f"{low:g} .. {high:g}",
+        "stored levels": "; ".join(levels) or "none",
+        "network": str(source.model.recipe.network),
+        "parameters": f"{sum(p.numel() for p in model.network.parameters()):,}",
+        "weights": f"{', '.join(meta.weights) or 'as in the file'}, stored as {source.dtype}",
+        "preconditioning": str(model.precond),
+        "schedule": str(model.schedule),
+        "trained": f"{meta.step:,} steps, {meta.images:,} images",
+    }
