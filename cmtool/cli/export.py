@@ -26,6 +26,7 @@ def export(
         int | None,
         typer.Option(help="Put a whole sampler of so many steps into the file; else the denoiser."),
     ] = None,
+    times: opt.TimesOpt = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -58,7 +59,7 @@ def export(
     from cmtool.workflows.load import parse_facts
 
     request = Request(
-        format_, model, weights, parse_facts(facts), dtype, steps, out, overwrite, push
+        format_, model, weights, parse_facts(facts), dtype, steps, times, out, overwrite, push
     )
     report = export(request, say=say)
     say(report.table)

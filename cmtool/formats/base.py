@@ -31,7 +31,7 @@ class Source:
 
     model: Model
     dtype: str = "float32"
-    steps: int | None = None
+    times: tuple[float, ...] = ()
     times: tuple[float, ...] = ()
 
     @property
@@ -90,7 +90,7 @@ class Format(ABC):
         title: What it is for, a line.
         needs: Packages without which it cannot be written and compared.
         dtypes: Types that weights can be stored in.
-        sampler: Whether `--steps` puts a whole sampler into the file.
+        sampler: Whether `--steps` or `--times` puts a whole sampler into the file.
         without_class: Whether a model of classes can be asked for no class (-1).
     """
 

@@ -16,6 +16,7 @@ from cmtool.denoiser import Denoiser
 from cmtool.errors import ExportError, RecipeError, Say, did_you_mean, silent
 from cmtool.foreign import diffusers
 from cmtool.formats.base import DTYPES, Format, Source
+from cmtool.workflows._draw import parse_times, plan_for
 from cmtool.workflows._export_card import card, parents, portable
 from cmtool.workflows._export_check import Row, as_json, compare, rounded, rounding, table
 from cmtool.workflows._export_place import check_place, companions, draft, keep, place
@@ -33,7 +34,8 @@ class Request:
         weights: Which weights of a directory.
         facts: What the model's file does not tell.
         dtype: Type that the weights are stored in.
-        steps: Steps of a sampler in the file; None is the denoiser alone.
+        steps: Steps of a sampler in the file; with no `times` either, the denoiser alone.
+        times: Noise levels of that sampler instead.
         out: File or folder; None is a name under `exports/`.
         overwrite: Replace an earlier export.
         push: OWNER/NAME on the Hub to send it to.
@@ -45,6 +47,7 @@ class Request:
     facts: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "float32"
     steps: int | None = None
+    times: str | None = None
     out: Path | None = None
     overwrite: bool = False
     push: str | None = None
@@ -87,7 +90,7 @@ def export(request: Request, say: Say = silent) -> Report:
     check_place(target, folder=not kind.suffix, overwrite=request.overwrite, model=path)
     model = replace(model, meta=_described(model, path, request.weights))
     before = copy.deepcopy(model.denoiser)
-    source = Source(model, request.dtype, request.steps)
+    source = Source(model, request.dtype, _times(request, model.denoiser))
     kind.check(source)
     model.denoiser.network.load_state_dict(rounded(before, request.dtype))
     with draft(target) as folder:
@@ -122,7 +125,7 @@ def _write(
     content = {
         "format": request.format,
         "dtype": source.dtype,
-        "steps": source.steps,
+        "times": source.times,
         "passed": passed,
         "sha256": hashes,
         "origin": portable(source.model.meta.origin),
@@ -150,18 +153,25 @@ def _format(request: Request) -> Format:
             f"format '{request.format}' has no weights in {request.dtype}",
             f"--dtype {' or '.join(kind.dtypes)}",
         )
-    if request.steps is not None and not kind.sampler:
+    if not kind.sampler and (request.steps is not None or request.times is not None):
         able = [name for name in names if registry.load("formats", name).sampler]
-        hint = f"--steps is for {', '.join(able)}" if able else "drop --steps"
+        hint = f"--steps and --times are for {', '.join(able)}" if able else "drop it"
         raise RecipeError(f"format '{request.format}' holds no sampler, only the model", hint)
-    if request.steps is not None and request.steps < 1:
-        raise RecipeError(f"--steps must be at least 1, got {request.steps}", "--steps 2")
     if missing := [name for name in kind.needs if find_spec(name) is None]:
         raise RecipeError(
             f"format '{request.format}' needs {', '.join(missing)}, which is not installed",
             f"pip install 'cmtool[{request.format}]'",
         )
     return kind
+
+
+def _times(request: Request, model: Denoiser) -> tuple[float, ...]:
+    """The noise levels of the sampler that is asked for, as `cmtool sample` would choose them."""
+    if request.steps is None and request.times is None:
+        return ()
+    typed = request.times and parse_times(request.times, model.precond.sigma_data)
+    levels: list[float] = plan_for(model, request.steps, typed or None).times.tolist()
+    return tuple(levels)
 
 
 def _name(path: Path, kind: Format, request: Request) -> str:
@@ -176,6 +186,8 @@ def _name(path: Path, kind: Format, request: Request) -> str:
         parts.append(request.dtype)
     if request.steps is not None:
         parts.append(f"{request.steps}-steps")
+    if request.times is not None:
+        parts.append(request.times.replace(",", "-").replace(":", ""))
     return "-".join(parts) + kind.suffix
 
 
