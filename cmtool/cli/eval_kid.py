@@ -19,6 +19,6 @@ def kid(options: EvalOptions, features: FeaturesOpt = None) -> None:
 
     - `cmtool eval kid --steps 1 --n 5000` : few images do for it
 
-    - `cmtool eval kid --steps 1,2 --features lite0` : KD-lite0, where Inception is missing
+    - `cmtool eval kid --steps 1,2 --features lite0` : KID-lite0, where Inception is missing
     """
     run(options, ["kid"], features)

@@ -20,6 +20,7 @@ from cmtool.metrics._npz import Npz, write
 from cmtool.metrics.features.base import Extractor
 from cmtool.metrics.features.inception import DIM, MODES
 from cmtool.metrics.frechet import Array, Gaussian, Moments, Rooted
+from cmtool.metrics.protocols import PROTOCOLS
 from cmtool.pickled import Call, Refused, read
 
 SUFFIXES = (".npz", ".pkl")
@@ -28,6 +29,8 @@ MAX_PICKLE = 2**30
 BLOCK = 1024
 """Images at a time."""
 _OURS = "cmtool"
+_IN_NETWORK = "legacy_tensorflow"
+"""How ADM's and EDM2's images came to Inception's size."""
 _RECONSTRUCT = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
 _ALLOWED = (*_RECONSTRUCT, "numpy.ndarray", "numpy.dtype")
 
@@ -70,9 +73,10 @@ class Statistics:
             )
         mode = self.facts.get("mode")
         if mode is not None and mode != facts["mode"]:
+            names = "|".join(p.name for p in PROTOCOLS.values() if p.mode == mode)
             raise DataError(
                 f"the statistics '{file}' are for clean-fid's mode {mode}, not {facts['mode']}",
-                "choose the protocol that they are for",
+                f"--protocol {names}" if names else "other statistics: no protocol is for that",
             )
 
 
@@ -85,7 +89,8 @@ def open_statistics(path: Path) -> Statistics:
     facts: dict[str, Any] = {"file": path.name, "sha256": _file_hash(path)}
     if path.suffix == ".pkl":
         mean, covariance = _edm2(path)
-        return Statistics(_gaussian(mean, covariance, 0, path), facts | {"layout": "edm2"})
+        facts |= {"layout": "edm2", "mode": _IN_NETWORK}
+        return Statistics(_gaussian(mean, covariance, 0, path), facts)
     npz = Npz(path)
     if not {"mu", "sigma"} <= set(npz.names):
         raise DataError(
@@ -104,7 +109,8 @@ def open_statistics(path: Path) -> Statistics:
     if mode is not None:
         facts["mode"] = mode
     if "arr_0" in npz.names:
-        return Statistics(gaussian, facts | {"layout": "adm"}, _image_set(npz, "arr_0"))
+        facts |= {"layout": "adm", "mode": _IN_NETWORK}
+        return Statistics(gaussian, facts, _image_set(npz, "arr_0"))
     return Statistics(gaussian, facts | {"layout": "mu and sigma"})
 
 

@@ -127,17 +127,19 @@ def open_reference(
             found = open_statistics(path)
             say(f"reference {name}: statistics")
             facts = {**found.facts, "images": found.gaussian.n or None}
-            content = "" if found.images is None else content_hash(found.images)
-            return Reference(name, facts, (), found.images, content, found)
+            if "features" not in facts and "mode" not in facts:
+                notes.append(
+                    f"{name} does not tell how its images were resized: the protocol must be theirs"
+                )
+            content = ""
+            if found.images is not None:
+                _check_shape(name, found.images, shape)
+                content = content_hash(found.images)
+            return Reference(name, facts, tuple(notes), found.images, content, found)
         data = open_images(path)
     else:
         data, notes = _open_data(name, shape, models, request, say)
-    if data.image_shape != shape:
-        theirs, ours = ("x".join(map(str, s)) for s in (data.image_shape, shape))
-        raise DataError(
-            f"the reference '{name}' has images of {theirs}, the measured ones are {ours} (CxHxW)",
-            "--data with images like those",
-        )
+    _check_shape(name, data, shape)
     if len(data) < 3:
         raise DataError(f"'{name}' has {len(data)} image(s), a reference needs three")
     say(f"reference {data.name}: {len(data):,} images")
@@ -145,6 +147,15 @@ def open_reference(
     record = {**data.facts, "name": data.name, "images": len(data), "sha256": content}
     notes += _of_classes(data, models)
     return Reference(name, record, tuple(notes), data, content)
+
+
+def _check_shape(name: str, data: ImageSet, shape: tuple[int, int, int]) -> None:
+    if data.image_shape != shape:
+        theirs, ours = ("x".join(map(str, s)) for s in (data.image_shape, shape))
+        raise DataError(
+            f"the reference '{name}' has images of {theirs}, the measured ones are {ours} (CxHxW)",
+            "--data with images like those",
+        )
 
 
 def _open_data(

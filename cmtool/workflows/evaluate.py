@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from cmtool import images
+from cmtool.data.names import names
 from cmtool.errors import RecipeError, Say, Stopped, silent
 from cmtool.metrics.features.base import Extractor
 from cmtool.metrics.features.catalog import open_features
@@ -132,11 +133,10 @@ def _prepare(request: Request, here: Processes, say: Say) -> Plan:
     device = here.device(pick_device(request.device))
     models = [] if request.images else open_models(request, say)
     name = None if metrics == ("is",) else reference_name(request, models)
-    trained = request.data or next((opened.model.recipe.data.name for opened in models), None)
-    rules = protocol(request.protocol) if request.protocol else protocol_for(trained or "")
+    rules = _rules(request, models)
     extractor = open_features(request.features or rules.features, device, mode=rules.mode, say=say)
     subjects, notes = _subjects(models, rules, request, device, say)
-    _check_shapes(subjects)
+    _check_rows(subjects)
     reference = None
     if name is not None:
         reference = open_reference(name, subjects[0].source.shape, models, request, say)
@@ -158,6 +158,14 @@ def _prepare(request: Request, here: Processes, say: Say) -> Plan:
     return Plan(metrics, subjects, reference, extractor, rules, device, out, drafts, tuple(notes))
 
 
+def _rules(request: Request, models: Sequence[Opened]) -> Protocol:
+    """The protocol that is asked for, else that of the data set that is named, else the model's."""
+    if request.protocol is not None:
+        return protocol(request.protocol)
+    trained = next((opened.model.recipe.data.name for opened in models), None)
+    return protocol_for((request.data if request.data in names() else trained) or "")
+
+
 def _subjects(
     models: Sequence[Opened], rules: Protocol, request: Request, device: torch.device, say: Say
 ) -> tuple[tuple[Subject, ...], list[str]]:
@@ -174,13 +182,20 @@ def _subjects(
         data = open_set(place, request, say)
         say(f"images {place}: {len(data):,}")
         subjects.append(stored(data, place, content_hash(data), request.n))
+        if (n := subjects[-1].source.n) < len(data):
+            notes.append(f"of {place} the first {n:,} of {len(data):,} images, in their order")
         if is_lossy(place):
             notes.append(f"{place} holds images of a lossy format, which changes every figure")
     return tuple(subjects), notes
 
 
-def _check_shapes(subjects: Sequence[Subject]) -> None:
-    first = subjects[0]
+def _check_rows(subjects: Sequence[Subject]) -> None:
+    first, known = subjects[0], set()
+    for subject in subjects:
+        row = (subject.name, subject.record.get("plan"), subject.record.get("seed"))
+        if row in known:  # It would count as another seed.
+            raise RecipeError(f"'{subject.source.name}' comes twice", "each once")
+        known.add(row)
     for other in subjects[1:]:
         if other.source.shape != first.source.shape:
             told = ", ".join(

@@ -9,6 +9,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from PIL import Image
 from cmtool import images
 from cmtool.data.catalog import open_data
 from cmtool.data.places import cache_dir
+from cmtool.metrics import references
 from cmtool.metrics.bootstrap import frechet_interval
 from cmtool.metrics.features.base import Extractor
 from cmtool.metrics.frechet import Moments, frechet_distance
@@ -149,6 +151,62 @@ def test_the_report_tells_all_that_a_figure_depends_on(here: Path):
     assert figure["interval"][0] < figure["value"] < figure["interval"][1]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--images", "o.npz", "--images", "o.npz", "--data", "digits"],
+        ["--model", "dm@4", "--model", "runs/cm", "--model", "dm@4"],
+        ["--times", "80,0.8", "--times", "80,0.8"],
+    ],
+)
+def test_a_row_that_comes_twice_is_refused(here: Path, words: list[str]):
+    if "o.npz" in words:
+        some_digits(20, "o.npz")
+    done = cmtool("eval", "fd", *words, *([] if "o.npz" in words else ["--n", "20"]))
+    assert done.exit_code == 2
+    assert "comes twice" in done.stderr
+    assert not Path("evals").exists()
+
+
+def test_the_protocol_is_that_of_the_data_set_that_is_named_or_of_the_models():
+    model = SimpleNamespace(recipe=SimpleNamespace(data=SimpleNamespace(name="cifar10")))
+    models = [_subjects.Opened(Path("cm"), model, ())]
+    for words, expected in (
+        ({}, "cm-cifar10"),
+        ({"data": "digits"}, "clean"),
+        ({"data": "imagenet64"}, "adm"),
+        # A file's or folder's name tells no data set.
+        ({"data": "cifar10-32x32.npz"}, "cm-cifar10"),
+        ({"data": "digits", "protocol": "edm"}, "edm"),
+    ):
+        assert evaluate._rules(_subjects.Request(**words), models).name == expected
+    assert evaluate._rules(_subjects.Request(data="o.npz", images=("a",)), []).name == "clean"
+
+
+def test_statistics_of_openai_hold_images_of_one_size(here: Path, monkeypatch: pytest.MonkeyPatch):
+    network = fake_inception()
+    network.facts["mode"] = "legacy_tensorflow"
+    monkeypatch.setattr(evaluate, "open_features", lambda *_, **__: network)
+    monkeypatch.setattr(references, "DIM", 12)
+    pixels = open_data("digits").images(np.arange(1400))
+    own = Moments.of(network(pixels).features)
+    for name, side in (("own", 8), ("large", 16)):
+        arr = np.zeros((9, side, side, 1), np.uint8) if side > 8 else pixels.transpose(0, 2, 3, 1)
+        np.savez(f"{name}.npz", mu=own.mean, sigma=own.covariance, arr_0=arr)
+    words = ["--n", "30", "--model", "runs/cm", "--protocol", "adm"]
+    figure, theirs = (
+        measured("fid", *words, *more)["rows"][0]["figures"]["FID"]["value"]
+        for more in ((), ("--data", "own.npz"))
+    )
+    assert theirs == pytest.approx(figure, rel=1e-6)
+    done = cmtool("eval", "fid", *words, "--data", "large.npz")
+    assert done.exit_code == 2
+    assert "images of 1x16x16, the measured ones are 1x8x8" in done.stderr
+    np.savez("bare.npz", mu=own.mean, sigma=own.covariance)
+    notes = measured("fid", *words, "--data", "bare.npz")["notes"]
+    assert any("bare.npz does not tell how its images were resized" in note for note in notes)
+
+
 def test_without_a_word_it_takes_the_newest_run_and_50_000_images(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -227,10 +285,10 @@ def test_lite0_in_place_of_inception(here: Path):
     assert len(report["features"]["weights"]) == 64
 
 
-def some_digits(n: int) -> str:
+def some_digits(n: int, name: str = "some.npz") -> str:
     pixels = open_data("digits").images(np.arange(n))
-    np.savez("some.npz", arr_0=pixels.transpose(0, 2, 3, 1))
-    return "some.npz"
+    np.savez(name, arr_0=pixels.transpose(0, 2, 3, 1))
+    return name
 
 
 def test_floor_and_nearest_are_other_bytes(here: Path):
@@ -305,6 +363,8 @@ def test_two_n_in_one_table_are_told(here: Path):
         must("sample", "runs/cm", "--n", str(n), "--out", f"{n}.npz")
     report = measured("fd", "--images", "20.npz", "--images", "30.npz", "--data", "digits")
     assert "20.npz and 30.npz cannot be compared: n 20 and 30" in report["notes"]
+    report = measured("fd", "--images", "30.npz", "--n", "10", "--data", "digits")
+    assert "of 30.npz the first 10 of 30 images, in their order" in report["notes"]
 
 
 def test_colour_size_format_and_classes_that_differ_are_told(here: Path):

@@ -279,12 +279,22 @@ def test_nothing_of_a_file_is_loaded_before_its_hash_is_known(exported, monkeypa
         ({"range": '"unit"'}, "range must be a list of numbers"),
         ({"sha256": '"abc"'}, "64 hexadecimal digits"),
         ({"name": '"inception"'}, "no name for a network"),
+        ({"name": '"pixel"'}, "no name for a network"),
     ],
 )
 def test_a_wrong_sidecar_is_told_by_its_key(exported, change, message):
     _tell(exported, **change)
     with pytest.raises(DataError, match=message):
         open_file(exported, CPU)
+
+
+def test_a_file_that_is_called_inception_is_not_taken_for_it(exported):
+    path = exported.rename(exported.with_name("inception.pt2"))
+    _tell(path)
+    with pytest.raises(DataError, match="'inception' is no name for a network"):
+        open_file(path, CPU)
+    _tell(path, name='"mine"')
+    assert open_file(path, CPU).title("FD") == "FD-mine"
 
 
 def test_a_network_that_is_not_as_told_is_refused(exported, tmp_path):

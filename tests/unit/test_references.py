@@ -219,6 +219,18 @@ def test_statistics_are_held_only_against_their_own_features(tmp_path):
         published.check(pixel)
 
 
+def test_statistics_of_openai_and_edm2_are_of_images_resized_in_the_network(tmp_path):
+    wide = {"mu": np.zeros(2048), "sigma": np.eye(2048)}
+    np.savez(tmp_path / "VIRTUAL_imagenet64_labeled.npz", **wide, arr_0=IMAGES)
+    (tmp_path / "img512.pkl").write_bytes(pickle.dumps({"fid": wide}, protocol=4))
+    for name in ("VIRTUAL_imagenet64_labeled.npz", "img512.pkl"):
+        found = open_statistics(tmp_path / name)
+        found.check(_inception("legacy_tensorflow"))
+        with pytest.raises(DataError, match="mode legacy_tensorflow, not clean") as caught:
+            found.check(_inception())
+        assert caught.value.hint == "--protocol cm-cifar10|adm|edm"
+
+
 # Images.
 
 

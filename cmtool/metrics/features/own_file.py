@@ -33,6 +33,8 @@ from cmtool.metrics.features.resize import RESIZES
 
 SUFFIXES = (".pt", ".ts", ".pt2")
 MAX_SIZE = 4096
+TAKEN = ("inception", "lite0", "pixel")
+"""Names of other networks: a figure must not bear one of them."""
 VERSION = 1
 
 
@@ -41,6 +43,7 @@ class Sidecar:
     """How a network wants its images.
 
     Args:
+        name: What it is called; the file's name if the table has none.
         sha256: Of its file.
         dim: Width of its features.
         size: Side of its images.
@@ -48,9 +51,9 @@ class Sidecar:
         range: What 0 and 255 become.
         mean: Taken off each channel then.
         std: What each channel is divided by then.
-        name: What it is called; none is the file's name.
     """
 
+    name: str
     sha256: str
     dim: int
     size: int
@@ -58,7 +61,6 @@ class Sidecar:
     range: tuple[float, ...] = (0.0, 1.0)
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
-    name: str = ""
 
     def __post_init__(self) -> None:
         if re.fullmatch("[0-9a-f]{64}", self.sha256) is None:
@@ -69,7 +71,7 @@ class Sidecar:
             raise ValueError(f"resize must be one of {', '.join(RESIZES)}, got '{self.resize}'")
         if len(self.range) != 2 or len(self.mean) != 3 or len(self.std) != 3 or 0 in self.std:
             raise ValueError("range has two numbers, mean and std three, std none of 0")
-        if re.fullmatch(r"[\w.-]{0,40}", self.name) is None or self.name in ("inception", "lite0"):
+        if re.fullmatch(r"[\w.-]{1,40}", self.name) is None or self.name in TAKEN:
             raise ValueError(f"'{self.name}' is no name for a network")
 
 
@@ -91,7 +93,7 @@ def open_file(path: Path, device: torch.device) -> Extractor:
             f"'{path}' has sha256 {found}, its sidecar tells {sidecar.sha256}",
             "the file runs as a program: if you trust it, put its sha256 into the sidecar",
         )
-    name = sidecar.name or path.stem
+    name = sidecar.name
     facts: Facts = {
         "features": name,
         "weights": found,
@@ -165,7 +167,7 @@ def _sidecar(path: Path, found: str) -> Sidecar:
             raise DataError(f"unknown key '{key}' in '{path}'{did_you_mean(key, known)}")
     try:
         values = {key: _typed(key, str(known[key].type), value) for key, value in table.items()}
-        return Sidecar(**values)
+        return Sidecar(**{"name": path.stem, **values})
     except (TypeError, ValueError) as problem:
         raise DataError(f"'{path}': {problem}", "see docs/metrics.md") from None
 
