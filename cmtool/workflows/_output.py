@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -36,6 +37,7 @@ GRID_IMAGES = 64
 """A folder's grid shows its first images only, so that memory does not grow with their number."""
 LABELS = "labels.txt"
 _OURS = re.compile(rf"\d+\.png|{GRID}|{LABELS}")
+_BATCH = re.compile(r"(\d+)-(\d+)")
 _REQUEST = "request.json"
 _STOP = "stop"
 
@@ -105,7 +107,8 @@ class Draft(ABC):
     # The first process begins and finishes; every process draws its share in between.
 
     def begin(self, request: Mapping[str, object], *, resume: bool) -> None:
-        """Makes the folder, or finds that it holds the same request's images.
+        """Makes the folder, or finds that it holds the same request's images; of these it forgets
+        batches that a crash of the machine has damaged.
 
         Raises:
             DataError: They are another request's.
@@ -118,6 +121,9 @@ class Draft(ABC):
                 (self.folder / _STOP).unlink(missing_ok=True)
                 for torn in self.folder.glob("*.tmp"):
                     torn.unlink()
+                for numbers in self.drawn():
+                    if not self._is_whole(numbers):
+                        self._part_file(numbers).unlink()
                 return
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
@@ -143,8 +149,9 @@ class Draft(ABC):
 
     def drawn(self) -> list[range]:
         """The batches that are drawn, in order."""
-        names = sorted(path.stem for path in self.folder.glob("*-*.npz"))
-        return [range(*map(int, name.split("-"))) for name in names]
+        names = sorted(path.stem for path in self.folder.glob("*.npz"))
+        pairs = [_BATCH.fullmatch(name) for name in names]
+        return [range(int(pair[1]), int(pair[2])) for pair in pairs if pair]
 
     def write(self, numbers: range, pixels: Pixels, labels: Labels | None) -> None:
         """Keeps images (n, H, W, C) and their labels (n,)."""
@@ -204,6 +211,14 @@ class Draft(ABC):
     def _part_file(self, numbers: range) -> Path:
         return self.folder / f"{numbers.start:08d}-{numbers.stop:08d}.npz"
 
+    def _is_whole(self, numbers: range) -> bool:
+        try:
+            # Of a damaged file that it opens itself `load` leaves the handle open.
+            with self._part_file(numbers).open("rb") as file, np.load(file) as part:
+                return all(len(part[name]) == len(numbers) for name in part.files)
+        except (*(OSError, EOFError, ValueError, TypeError), zipfile.BadZipFile, zlib.error):
+            return False
+
     def _part(self, numbers: range, name: str) -> NDArray[np.generic] | None:
         with np.load(self._part_file(numbers)) as part:
             return part[name] if name in part.files else None
@@ -240,10 +255,11 @@ class Folder(Draft):
         """Also makes the folder for the PNG files."""
         super().begin(request, resume=resume)
         with self._writing():
-            if not self._images.is_dir():  # A kill between its renaming and the draft's removal.
-                for numbers in self.drawn():
-                    self._part_file(numbers).unlink()
             self._images.mkdir(exist_ok=True)
+
+    def _is_whole(self, numbers: range) -> bool:
+        files = (Path(self._file(number)) for number in numbers)
+        return super()._is_whole(numbers) and all(f.is_file() and f.stat().st_size for f in files)
 
     def _file(self, number: int) -> str:
         return f"{self._images}/{number:0{self._digits}d}.png"

@@ -275,6 +275,43 @@ def test_a_draft_is_found_without_its_name_and_begun_anew_by_overwrite(
     assert not list(here.glob(".*.part"))
 
 
+@pytest.mark.parametrize("out", ["o", "o.png", "o.npz"])
+def test_a_damaged_batch_is_drawn_again(
+    out: str, models: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A machine that loses its power may leave files that are empty or cut."""
+    import cmtool.workflows._sharded as workflow
+
+    words = ["sample", str(models / "cm"), "--n", "10", "--batch-size", "2"]
+    must(*words, "--out", f"straight-{out}")
+    real, drawn = workflow.draw, []
+
+    def draw(model, plan, numbers, *rest: object, **more: object) -> object:
+        if len(drawn) == 4:
+            raise KeyboardInterrupt
+        drawn.append(numbers)
+        return real(model, plan, numbers, *rest, **more)
+
+    monkeypatch.setattr(workflow, "draw", draw)
+    assert cmtool(*words, "--out", out).exit_code == 130
+    part = Path(f".{out}.part")
+    whole = (part / "00000000-00000002.npz").read_bytes()
+    damage = {"00000000-00000002": b"", "00000002-00000004": whole[:-30], "a-b": whole}
+    for name, data in damage.items():
+        (part / f"{name}.npz").write_bytes(data)
+    if out == "o":
+        (part / "images" / "00005.png").write_bytes(b"")
+    drawn[:] = []
+    must(*words, "--out", out, "--resume")
+    assert [*map(list, drawn)][:2] == [[0, 1], [2, 3]]
+    assert len(drawn) == (4 if out == "o" else 3)
+    straight = Path(f"straight-{out}")
+    if out == "o":
+        assert content(Path(out)) == content(straight)
+    else:
+        assert Path(out).read_bytes() == straight.read_bytes()
+
+
 def test_a_damaged_request_is_an_error(models: Path, here: Path):
     words = ["sample", str(models / "cm"), "--n", "4", "--out", "o.npz"]
     Path(".o.npz.part").mkdir()
