@@ -25,6 +25,7 @@ from cmtool.workflows._draw import (
 from cmtool.workflows._output import check_target, draft_of, open_draft
 from cmtool.workflows._processes import processes
 from cmtool.workflows._sharded import Progress, draw_sharded
+from cmtool.workflows._solver import parse_solver
 from cmtool.workflows._times import parse_times
 from cmtool.workflows._views import (
     Pixels,
@@ -210,6 +211,8 @@ def compare_to_file(
     """
     _check_picture_request(request)
     variants = parse_variants(request.compare or "")
+    if request.solver is not None:
+        parse_solver(request.solver)  # Wrong even where no row takes it.
     out = request.out or _free(Path("samples", "compare.png"))
     check_picture(out, [".png"], overwrite=request.overwrite)
     rows: dict[str, Pixels] = {}
