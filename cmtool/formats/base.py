@@ -25,13 +25,12 @@ class Source:
     Args:
         model: The model, float32, on the CPU; its matrices hold numbers that `dtype` can hold.
         dtype: Key of `DTYPES`: in which type the matrices are stored.
-        steps: Steps of a sampler that is to be in the file; None is the denoiser alone.
-        times: Decreasing noise levels of that sampler; empty is the denoiser alone.
+        times: Decreasing noise levels of a sampler that is to be in the file; empty is the denoiser
+            alone.
     """
 
     model: Model
     dtype: str = "float32"
-    times: tuple[float, ...] = ()
     times: tuple[float, ...] = ()
 
     @property
