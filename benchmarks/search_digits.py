@@ -11,21 +11,20 @@ from pathlib import Path
 
 import numpy as np
 
-from cmtool.workflows.evaluate import Request as Evaluation
-from cmtool.workflows.evaluate import evaluate
-from cmtool.workflows.search import Request, Wanted, search
+from cmtool.workflows.evaluate import Request, evaluate
+from cmtool.workflows.search import Wanted, search
 
 SEEDS = (1, 2, 3)
 
 
 def main(model: Path, n: int) -> None:
     """Prints both tables."""
-    report = search(Request(model, n=n), Wanted(), say=print)
+    report = search(Request(models=(str(model),), n=n), Wanted(), say=print)
     print(report.table())
     print(f"\nfresh noise, {n:,} images a seed")
     values = {}
     for name, times in (("default", report.default), ("found", report.times)):
-        request = Evaluation(
+        request = Request(
             metrics=("fd",),
             models=(str(model),),
             times=(",".join(map(repr, times)),),

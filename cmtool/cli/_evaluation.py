@@ -41,6 +41,13 @@ FeaturesOpt = Annotated[
         metavar="NAME|FILE", help="In place of the protocol's: lite0, pixel, inception, a network."
     ),
 ]
+ProtocolOpt = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="cm-cifar10, adm, edm or clean; that of the data set if left out.",
+    ),
+]
 
 
 def _output(text: str, *names: str, **more: Any) -> Any:
@@ -90,13 +97,7 @@ class EvalOptions:
         str | None, typer.Option(metavar="0,1,2", help="Several seeds: mean and minimum.")
     ] = None
     repeat: Annotated[int, typer.Option(help="So many seeds, from --seed on.")] = 1
-    protocol: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="cm-cifar10, adm, edm or clean; that of the data set if left out.",
-        ),
-    ] = None
+    protocol: ProtocolOpt = None
     bootstrap: Annotated[
         int, typer.Option(help="Repeats for the 95 % interval; 0 leaves it out.")
     ] = 20

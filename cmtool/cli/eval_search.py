@@ -6,14 +6,8 @@ from typing import Annotated
 import typer
 
 from cmtool.cli._console import counting_bar, result, say
-from cmtool.cli._evaluation import CountOpt, DataDirOpt, EvaluatedOpt, ReferenceOpt
-from cmtool.cli._options import (
-    BatchSizeOpt,
-    DeviceOpt,
-    FactsOpt,
-    SeedOpt,
-    WeightsOpt,
-)
+from cmtool.cli._evaluation import CountOpt, DataDirOpt, EvaluatedOpt, ProtocolOpt, ReferenceOpt
+from cmtool.cli._options import BatchSizeOpt, DeviceOpt, FactsOpt, SeedOpt, WeightsOpt
 
 
 def register(group: typer.Typer) -> None:
@@ -24,11 +18,14 @@ def register(group: typer.Typer) -> None:
 def search(
     model: EvaluatedOpt = None,
     steps: Annotated[int, typer.Option(help="Levels, the first being the largest.")] = 2,
-    metric: Annotated[str, typer.Option(help="What to make small: fd-pixel.")] = "fd-pixel",
+    metric: Annotated[
+        str, typer.Option(help="What to make small: fid, kid, fd-lite0, fd-FILE, ...")
+    ] = "fd-pixel",
     tol: Annotated[float, typer.Option(help="Of ln(level): 0.05 is 5 % of a level.")] = 0.05,
     budget: Annotated[int | None, typer.Option(help="Most evaluations in this call.")] = None,
     n: CountOpt = 10_000,
     seed: SeedOpt = 0,
+    protocol: ProtocolOpt = None,
     data: ReferenceOpt = None,
     data_dir: DataDirOpt = None,
     save: Annotated[
@@ -54,14 +51,26 @@ def search(
 
     - `cmtool eval search --model runs/digits-cd --steps 3 --save` : levels for --steps 3 from now
 
+    - `cmtool eval search --model runs/cifar10-cd --metric fd-lite0 --n 5000` : by what they show
+
     - `cmtool eval search --model runs/digits-cd --budget 5` : five evaluations; again goes on
     """
     from cmtool.workflows.load import parse_facts
     from cmtool.workflows.search import Request, Wanted, search
 
     wanted = Wanted(steps, metric, tol, budget, save, out, overwrite)
-    known = parse_facts(facts)
-    request = Request(model, data, data_dir, n, seed, weights, known, device, batch_size)
+    request = Request(
+        models=() if model is None else (str(model),),
+        data=data,
+        data_dir=data_dir,
+        n=n,
+        seed=seed,
+        protocol=protocol,
+        weights=weights,
+        facts=parse_facts(facts),
+        device=device,
+        batch_size=batch_size,
+    )
     with counting_bar("images") as progress:
         report = search(request, wanted, say=say, progress=progress)
     for line in report.notes():

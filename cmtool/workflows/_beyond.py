@@ -16,9 +16,8 @@ from cmtool.errors import CheckpointError, CmtoolError, DataError, RecipeError, 
 from cmtool.images import Pixels
 from cmtool.signals import Signals
 from cmtool.workflows._draw import Plan
-from cmtool.workflows._evaluate import write_json
 from cmtool.workflows._reference import Reference, open_reference, reference_name
-from cmtool.workflows._report import Row, content_of, place_for
+from cmtool.workflows._report import Row, content_of, place_for, write_json
 from cmtool.workflows._sharded import identity
 from cmtool.workflows._subjects import Opened, Request, open_models
 from cmtool.workflows.load import Model, open_model, pick_device

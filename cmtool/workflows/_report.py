@@ -1,5 +1,7 @@
 """The report of `cmtool eval`: a table, a JSON file and a picture."""
 
+import json
+import os
 import platform
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -212,3 +214,22 @@ def check_place(out: Path) -> None:
     except OSError as problem:
         reason = (problem.strerror or str(problem)).lower()
         raise DataError(f"cannot write '{out}': {reason}", "another --out") from None
+
+
+def write_json(path: Path, content: object) -> None:
+    """Writes a report, whole or not at all; makes the folder.
+
+    Raises:
+        DataError: It cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as problem:
+        reason = (problem.strerror or str(problem)).lower()
+        raise DataError(f"cannot write '{path}': {reason}", "free space or another --out") from None

@@ -1,6 +1,6 @@
 """What `cmtool eval` measures: images that are drawn from a model, or that lie somewhere."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,10 @@ import torch
 
 from cmtool import __version__
 from cmtool.data.base import ImageSet
+from cmtool.data.names import names
 from cmtool.denoiser import Denoiser
 from cmtool.errors import DataError, RecipeError, Say
-from cmtool.metrics.protocols import FULL, Protocol
+from cmtool.metrics.protocols import FULL, Protocol, protocol, protocol_for
 from cmtool.workflows._draw import Plan, check_request, default_batch, draw, guided, plan_for
 from cmtool.workflows._features import Check, Source
 from cmtool.workflows._output import Labels, Pixels
@@ -209,6 +210,14 @@ def open_models(request: Request, say: Say) -> list[Opened]:
     return found
 
 
+def rules_for(request: Request, models: Sequence[Opened]) -> Protocol:
+    """The protocol that is asked for, else that of the data set that is named, else the model's."""
+    if request.protocol is not None:
+        return protocol(request.protocol)
+    trained = next((opened.model.recipe.data.name for opened in models), None)
+    return protocol_for((request.data if request.data in names() else trained) or "")
+
+
 def _with_steps(text: str) -> tuple[Path, str | None]:
     """`MODEL@STEPS` apart; a path that is there may hold an @."""
     model, at, steps = text.rpartition("@")
@@ -241,7 +250,7 @@ def drawn(
     opened: Opened,
     plan: Plan,
     seed: int,
-    protocol: Protocol,
+    rules: Protocol,
     request: Request,
     device: torch.device,
 ) -> Subject:
@@ -255,7 +264,7 @@ def drawn(
         for start in range(numbers.start, numbers.stop, size):
             batch = range(start, min(start + size, numbers.stop))
             x, label = draw(model, plan, batch, seed, watch=lambda *_: check())
-            pixels.append(protocol.quantise(x).numpy())
+            pixels.append(rules.quantise(x).numpy())
             if label is not None:
                 labels.append(label.numpy())
         return np.concatenate(pixels), np.concatenate(labels) if labels else None
@@ -270,11 +279,11 @@ def drawn(
         "times": plan.times.tolist(),
         "seed": seed,
         "labels": "uniform over the classes, from the seed" if model.num_classes else None,
-        "rounding": protocol.rounding,
+        "rounding": rules.rounding,
         "n": n,
     }
     # Another device or version of the sampler draws images that differ in their last bits.
-    key = {**facts, "rounding": protocol.rounding, "cmtool": __version__, "device": device.type}
+    key = {**facts, "rounding": rules.rounding, "cmtool": __version__, "device": device.type}
     source = Source(f"{opened.path}, NFE {plan.nfe}", n, model.image_shape, key, read)
     # Rows of one model and number of steps are told apart by their levels.
     levels = ", ".join(f"{t:g}" for t in plan.times.tolist()) if request.times else ""

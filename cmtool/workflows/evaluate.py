@@ -10,14 +10,12 @@ from typing import Any
 import torch
 
 from cmtool import images
-from cmtool.data.names import names
 from cmtool.errors import RecipeError, Say, Stopped, silent
 from cmtool.metrics.features.base import Extractor
 from cmtool.metrics.features.catalog import open_features
-from cmtool.metrics.protocols import Protocol, protocol, protocol_for
+from cmtool.metrics.protocols import Protocol
 from cmtool.metrics.references import content_hash
 from cmtool.workflows import _figures, _report
-from cmtool.workflows._evaluate import write_json
 from cmtool.workflows._features import Progress, gather, vault_of
 from cmtool.workflows._output import Draft, check_target, draft_of, open_draft
 from cmtool.workflows._processes import Processes, processes
@@ -32,7 +30,7 @@ from cmtool.workflows._reference import (
     reference_name,
 )
 from cmtool.workflows._report import Row
-from cmtool.workflows._subjects import Opened, Subject, drawn, open_models, stored
+from cmtool.workflows._subjects import Opened, Subject, drawn, open_models, rules_for, stored
 from cmtool.workflows._subjects import Request as Request
 from cmtool.workflows.load import pick_device
 
@@ -133,7 +131,7 @@ def _prepare(request: Request, here: Processes, say: Say) -> Plan:
     device = here.device(pick_device(request.device))
     models = [] if request.images else open_models(request, say)
     name = None if metrics == ("is",) else reference_name(request, models)
-    rules = _rules(request, models)
+    rules = rules_for(request, models)
     extractor = open_features(request.features or rules.features, device, mode=rules.mode, say=say)
     subjects, notes = _subjects(models, rules, request, device, say)
     _check_rows(subjects)
@@ -156,14 +154,6 @@ def _prepare(request: Request, here: Processes, say: Say) -> Plan:
     if here.first:
         _report.check_place(out)
     return Plan(metrics, subjects, reference, extractor, rules, device, out, drafts, tuple(notes))
-
-
-def _rules(request: Request, models: Sequence[Opened]) -> Protocol:
-    """The protocol that is asked for, else that of the data set that is named, else the model's."""
-    if request.protocol is not None:
-        return protocol(request.protocol)
-    trained = next((opened.model.recipe.data.name for opened in models), None)
-    return protocol_for((request.data if request.data in names() else trained) or "")
 
 
 def _subjects(
@@ -284,5 +274,5 @@ def _notes(plan: Plan) -> list[str]:
 
 
 def _write(out: Path, content: dict[str, Any]) -> None:
-    write_json(out, content)
+    _report.write_json(out, content)
     images.save_png(out.with_suffix(".png"), _report.picture(content))

@@ -2,25 +2,31 @@
 
 import json
 import math
+import os
+import shutil
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cmtool import checkpoint, images, plots
 from cmtool.denoiser import Denoiser
-from cmtool.errors import DataError, RecipeError, Say, Stopped, silent
+from cmtool.errors import CheckpointError, DataError, RecipeError, Say, Stopped, silent
+from cmtool.metrics.features.catalog import open_features
 from cmtool.metrics.search import Counted, Found, Times, greedy_times
-from cmtool.workflows._draw import plan_for
-from cmtool.workflows._evaluate import (
-    FrechetDistance,
-    Progress,
-    check_metric,
-    open_subject,
-    write_json,
-)
-from cmtool.workflows._evaluate import Request as Request
+from cmtool.workflows import _figures
+from cmtool.workflows._draw import Plan, plan_for
+from cmtool.workflows._features import Progress, gather, vault_of
+from cmtool.workflows._processes import Processes
+from cmtool.workflows._reference import check, measure, open_reference, reference_name
+from cmtool.workflows._report import write_json
+from cmtool.workflows._subjects import Opened, Subject, drawn, open_models, rules_for
+from cmtool.workflows._subjects import Request as Request
+from cmtool.workflows.load import pick_device
+
+N = 10_000
+"""Images of an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class Wanted:
 
     Args:
         steps: How many levels, 2 or more; the first is the largest noise level.
-        metric: What to make small, a name in METRICS.
+        metric: What to make small: "fid", "kid", or "fd-" or "kid-" and features, by name or path.
         tol: Tolerance in ln(level): 0.05 is a level to about 5 %.
         budget: Most evaluations in this call; None is any number.
         save: Write the levels into the model.
@@ -56,7 +62,7 @@ class Wanted:
             raise RecipeError(f"--budget must be at least 1, got {self.budget}", "leave it out")
         if not 0.001 <= self.tol <= 1:
             raise RecipeError(f"--tol must be in 0.001 .. 1, got {self.tol:g}", "--tol 0.05")
-        check_metric(self.metric)
+        _parts(self.metric)
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,8 @@ def search(
     noise and is kept on the disk, so that a search that was stopped goes on.
 
     Args:
-        request: Which model, which data, how many images.
+        request: Which model, which data, how many images (10,000), which seed; the rest of it does
+            not matter.
         wanted: What to search for.
         say: Is told of every evaluation.
         progress: Is told (images done, images in all) of each.
@@ -126,26 +133,31 @@ def search(
     Raises:
         CmtoolError: Model or data cannot be opened, or the results not be written.
     """
-    subject = open_subject(request, say, "consistency")
-    model = subject.denoiser
+    kind, features = _parts(wanted.metric)
+    request = replace(
+        request, metrics=(kind,), features=features, steps=str(wanted.steps), n=request.n or N
+    )
+    opened = _open(request, wanted, say)
+    model = opened.model.denoiser
     if wanted.save:
-        checkpoint.store_times(subject.path, {})  # Fails now rather than at the end.
-    name = subject.path.resolve().name if subject.path.is_dir() else subject.path.stem
+        checkpoint.store_times(opened.path, {})  # Fails now rather than at the end.
+    name = opened.path.resolve().name if opened.path.is_dir() else opened.path.stem
     out = wanted.out or Path("evals") / f"{name}-search"
-    settings = {"metric": wanted.metric} | subject.settings()
+    figure = Figure(opened, request, say, progress)
+    settings = {"metric": wanted.metric} | figure.settings
     log = _Log.open(out / "search.json", settings, overwrite=wanted.overwrite)
     if log.values:
         say(f"goes on from {len(log.values)} evaluations in {out}")
-    distance = FrechetDistance(subject, wanted.metric.removeprefix("fd-"), progress)
     log.write(None)  # A place that cannot be written is told now rather than after an evaluation.
+    figure.begin()
 
     def metric(times: Times) -> float:
-        value = distance(plan_for(model, times=times))
+        value = figure(plan_for(model, times=times))
         log.add(times, value)
         say(f"{_text(times)}: {value:.4g}")
         return value
 
-    default = tuple(map(float, plan_for(model, wanted.steps).times.tolist()))
+    default = tuple(map(float, opened.plans[0].times.tolist()))
     try:
         found, used = _ask(metric, model, default, wanted, log.values)
     except KeyboardInterrupt:
@@ -161,10 +173,110 @@ def search(
     images.save_png(out / "search.png", _picture(settings, values, found.times, default))
     paths = [log.path, out / "search.png"]
     if wanted.save:
-        paths.append(checkpoint.store_times(subject.path, {wanted.steps: times}))
+        paths.append(checkpoint.store_times(opened.path, {wanted.steps: times}))
     return SearchReport(
         wanted.metric, values, default, found.times, times, found.spent, used, tuple(paths)
     )
+
+
+def _parts(metric: str) -> tuple[str, str | None]:
+    """`fd-pixel` to ("fd", "pixel"), `fid` to ("fid", None): the protocol's features.
+
+    Raises:
+        RecipeError: It is no metric that can be made small.
+    """
+    kind, _, features = metric.partition("-")
+    if (kind in ("fd", "kid") and features) or metric in ("fid", "kid"):
+        return kind, features or None
+    raise RecipeError(
+        f"unknown metric '{metric}'", "fid, kid, fd-pixel, fd-lite0, kid-lite0 or fd-FILE"
+    )
+
+
+def _open(request: Request, wanted: Wanted, say: Say) -> Opened:
+    """The model; checks what can be checked without the data.
+
+    Raises:
+        CmtoolError: It cannot be opened, or no levels can be searched for it.
+    """
+    request.check()
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise RecipeError("eval search runs in one process", "start it without torchrun")
+    (opened,) = open_models(request, say)
+    if opened.model.denoiser.kind != "consistency":
+        raise CheckpointError(
+            f"{opened.model.source} is a diffusion model; this needs a consistency model",
+            "make one: cmtool distill --teacher MODEL",
+        )
+    if opened.plans[0].nfe != wanted.steps:
+        raise RecipeError(
+            f"'{request.models[0]}' and --steps {wanted.steps} disagree", f"--model {opened.path}"
+        )
+    return opened
+
+
+class Figure:
+    """The figure of a model's images, as `eval` has it.
+
+    Args:
+        opened: The model.
+        request: What is measured against what.
+        say: Is told what is opened.
+        progress: Is told (images done, images in all).
+    """
+
+    def __init__(self, opened: Opened, request: Request, say: Say, progress: Progress) -> None:
+        self.opened, self.request, self.say, self.progress = opened, request, say, progress
+        self.device = pick_device(request.device)
+        self.rules = rules = rules_for(request, [opened])
+        spec = request.features or rules.features
+        self.extractor = open_features(spec, self.device, mode=rules.mode, say=say)
+        name, shape = reference_name(request, [opened]), opened.model.denoiser.image_shape
+        self.reference = open_reference(name, shape, [opened], request, say)
+        self.gaussian, self.rows = _figures.wants(request.metrics)
+        check(self.reference, self.extractor, gaussian=self.gaussian, rows=self.rows)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that a figure depends on beside noise levels and metric, for its record."""
+        record = self._subject(self.opened.plans[0]).record
+        return {
+            "model": record["model"],
+            "weights": record["weights"],
+            "sha256": record["weights_sha256"],
+            "reference": {**self.reference.record, "name": self.reference.name},
+            "protocol": self.rules.record(),
+            "features": self.extractor.facts,
+            "n": record["n"],
+            "seed": record["seed"],
+        }
+
+    def begin(self) -> None:
+        """Measures the reference, which may take long."""
+        self.opened.model.denoiser.to(self.device)
+        self.measured = measure(
+            *(self.reference, self.extractor, self.rules, Processes()),
+            gaussian=self.gaussian,
+            rows=self.rows,
+            say=self.say,
+            progress=self.progress,
+        )
+
+    def __call__(self, plan: Plan) -> float:
+        """The figure of images that are drawn so; their features are not kept."""
+        source, metrics = self._subject(plan).source, self.request.metrics
+        vault = vault_of(source, self.extractor)
+        known = vault.count() == vault.n
+        gather(vault, source, self.extractor, Processes(), progress=self.progress)
+        found = _figures.figures(metrics, vault, self.measured, self.extractor, self.rules, 0)
+        if not known:
+            shutil.rmtree(vault.folder, ignore_errors=True)
+        (figure,) = found.values()
+        return float(figure["value"])
+
+    def _subject(self, plan: Plan) -> Subject:
+        request = self.request
+        return drawn(self.opened, plan, request.seed, self.rules, request, self.device)
 
 
 def _ask(

@@ -1,6 +1,7 @@
 """`cmtool eval`: figures equal those of the samples; a search goes on where it was, and its levels
 can be kept."""
 
+import hashlib
 import json
 import math
 import os
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from cli_world import cmtool
 from PIL import Image
 
@@ -43,10 +45,10 @@ def asked(out: str = "o") -> list[tuple[float, ...]]:
     return [tuple(row["times"]) for row in report(out)["evaluations"]]
 
 
-class Valley:
+class Valley(workflow.Figure):
     """A metric without images: the squared distance of the last level to 0.5, in ln(level)."""
 
-    def __init__(self, *_: object) -> None:
+    def begin(self) -> None:
         pass
 
     def __call__(self, plan) -> float:
@@ -117,8 +119,39 @@ def test_a_search_leaves_a_table_a_report_and_a_picture(here: Path):
     assert figure["value"] == pytest.approx(values[times], rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("metric", "command", "figure"),
+    [("kid-pixel", ("kid", "--features", "pixel"), "KID-pixel"), ("fd-NET", ("fd",), "FD-net")],
+)
+def test_a_search_makes_any_figure_small(here: Path, metric: str, command: tuple, figure: str):
+    if metric == "fd-NET":
+        with pytest.warns(FutureWarning):
+            torch.jit.script(torch.nn.Flatten()).save("net.ts")
+        told = hashlib.sha256(Path("net.ts").read_bytes()).hexdigest()
+        Path("net.toml").write_text(f'sha256 = "{told}"\ndim = 192\nsize = 8\nresize = "none"\n')
+        metric, command = "fd-net.ts", (*command, "--features", "net.ts")
+    done = search("--metric", metric, "--tol", "1", "--protocol", "cm-cifar10")
+    found = report()
+    assert f"  {metric}\n" in done.stdout
+    assert found["settings"]["protocol"]["name"] == "cm-cifar10"
+    assert not list(Path("cache/features").glob("*/00000000-00000020.done"))
+    times = asked()[1]
+    typed = ("--times", ",".join(map(repr, times)), "--protocol", "cm-cifar10", "--json")
+    again = cmtool("eval", *command, "--model", "cm", "--n", "20", *typed)
+    assert again.exit_code == 0, again.stderr
+    value = json.loads(again.stdout)["rows"][0]["figures"][figure]["value"]
+    assert value == found["evaluations"][1]["value"]
+    other = search("--metric", metric, "--tol", "1", "--protocol", "clean", code=2)
+    assert "holds a search with another protocol" in other.stderr
+
+
+def test_a_search_is_refused_levels_of_two_numbers(here: Path):
+    done = search("--model", "cm@3", code=2)
+    assert "error: 'cm@3' and --steps 2 disagree" in done.stderr
+
+
 def test_a_search_finds_the_valley(here: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(workflow, "FrechetDistance", Valley)
+    monkeypatch.setattr(workflow, "Figure", Valley)
     search("--tol", "0.01")
     first, second = report()["result"]["times"]
     assert first == 80
@@ -137,7 +170,7 @@ def test_saved_levels_are_those_of_steps_from_then_on(
     model = file or "cm"
     before = cmtool("sample", model, "--steps", "2", "--n", "2", "--out", "a.npz")
     assert "noise levels 80, 0.8)" in before.stderr
-    monkeypatch.setattr(workflow, "FrechetDistance", Valley)
+    monkeypatch.setattr(workflow, "Figure", Valley)
     done = search("--model", model, "--save")
     level = report()["result"]["times"][1]
     assert level != pytest.approx(0.8)
@@ -156,7 +189,7 @@ def test_saved_levels_are_those_of_steps_from_then_on(
 
 
 def test_one_step_is_as_it_was_after_saving(here: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(workflow, "FrechetDistance", Valley)
+    monkeypatch.setattr(workflow, "Figure", Valley)
     before = api.sample("cm", 2)
     search("--save")
     assert (api.sample("cm", 2) == before).all()
@@ -185,7 +218,7 @@ def test_one_evaluation_is_the_default(here: Path):
 
 
 def test_two_levels_serve_a_search_for_three(here: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(workflow, "FrechetDistance", Valley)
+    monkeypatch.setattr(workflow, "Figure", Valley)
     search()
     two = asked()
     search("--steps", "3")
@@ -200,13 +233,13 @@ def test_ctrl_c_keeps_the_evaluations(here: Path, monkeypatch: pytest.MonkeyPatc
                 raise KeyboardInterrupt
             return super().__call__(plan)
 
-    monkeypatch.setattr(workflow, "FrechetDistance", Stops)
+    monkeypatch.setattr(workflow, "Figure", Stops)
     done = search(code=130)
     assert done.stdout == ""
     assert done.stderr.endswith(
         "error: stopped; 3 evaluations are kept in o\nhint: the same command goes on\n"
     )
-    monkeypatch.setattr(workflow, "FrechetDistance", Valley)
+    monkeypatch.setattr(workflow, "Figure", Valley)
     assert "goes on from 3 evaluations" in search().stderr
 
 
@@ -216,7 +249,7 @@ def test_a_default_that_is_better_stays(here: Path, monkeypatch: pytest.MonkeyPa
             at_default = abs(float(plan.times[-1]) - 0.8) < 1e-9
             return -1.0 if at_default else super().__call__(plan)
 
-    monkeypatch.setattr(workflow, "FrechetDistance", Best)
+    monkeypatch.setattr(workflow, "Figure", Best)
     done = search()
     assert report()["result"]["times"] == pytest.approx([80, 0.8])
     assert "the default is at least as good as what was found" in done.stderr
@@ -227,7 +260,7 @@ def test_no_room_for_a_third_level(here: Path, monkeypatch: pytest.MonkeyPatch):
         def __call__(self, plan) -> float:
             return float(plan.times[-1]) + len(plan.times)
 
-    monkeypatch.setattr(workflow, "FrechetDistance", Falls)
+    monkeypatch.setattr(workflow, "Figure", Falls)
     done = search("--steps", "3")
     assert "no room for a level below 0.002" in done.stderr
     assert report()["result"]["found"] == [80, 0.002]
@@ -238,7 +271,7 @@ def test_no_room_for_a_third_level(here: Path, monkeypatch: pytest.MonkeyPatch):
 def test_a_search_of_something_else_is_not_mixed_in(
     here: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, str]
 ):
-    monkeypatch.setattr(workflow, "FrechetDistance", Valley)
+    monkeypatch.setattr(workflow, "Figure", Valley)
     search("--budget", "2")
     before = asked()
     done = search(*words, code=2)

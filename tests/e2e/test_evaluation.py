@@ -179,8 +179,8 @@ def test_the_protocol_is_that_of_the_data_set_that_is_named_or_of_the_models():
         ({"data": "cifar10-32x32.npz"}, "cm-cifar10"),
         ({"data": "digits", "protocol": "edm"}, "edm"),
     ):
-        assert evaluate._rules(_subjects.Request(**words), models).name == expected
-    assert evaluate._rules(_subjects.Request(data="o.npz", images=("a",)), []).name == "clean"
+        assert _subjects.rules_for(_subjects.Request(**words), models).name == expected
+    assert _subjects.rules_for(_subjects.Request(data="o.npz", images=("a",)), []).name == "clean"
 
 
 def test_statistics_of_openai_hold_images_of_one_size(here: Path, monkeypatch: pytest.MonkeyPatch):
