@@ -89,8 +89,7 @@ class Task:
     def ours(self, model: Denoiser, steps: int | None, inner: int | None = None) -> Tensor:
         """What `cmtool edit` does."""
         pictures = {"mask": self.mask} if "mask" in self.editor.pictures else {}
-        # Models of classes are asked without one; ours were trained so too.
-        job = make_job(model, self.editor, Wish(steps, inner_steps=inner), has_null=True)
+        job = make_job(model, self.editor, Wish(steps, inner_steps=inner))
         return run_job(job, self.given, pictures, SeedRng(0, [0] * len(self.given))).result
 
     def plain(self) -> Tensor:

@@ -132,7 +132,8 @@ def build(recipe: Recipe, meta: Meta) -> Denoiser:
         meta.classes,
         meta.grid,
         _guidable(recipe, meta),
-        _times(recipe) | meta.times,
+        null_class=_null_class(recipe, meta),
+        times=_times(recipe) | meta.times,
     )
 
 
@@ -186,8 +187,12 @@ def _guidable(recipe: Recipe, meta: Meta) -> Guidable | None:
     if isinstance(recipe.teacher.guidance, tuple):
         return Guidable(*recipe.teacher.guidance, as_input=True)
     # A consistency model's answers are ends of trajectories, which do not add up.
-    free = meta.kind == "diffusion" and recipe.data.label_dropout > 0
+    free = meta.kind == "diffusion" and _null_class(recipe, meta)
     return Guidable(0.0, math.inf, as_input=False) if free else None
+
+
+def _null_class(recipe: Recipe, meta: Meta) -> bool:
+    return bool(meta.classes) and recipe.data.label_dropout > 0
 
 
 def restore(recipe: Recipe, meta: Meta, weights: Mapping[str, Tensor], where: str) -> Denoiser:

@@ -76,6 +76,8 @@ class Denoiser(nn.Module):
         grid: Decreasing noise levels that the model was made for; Euler's method along them ends at
             an image, as in progressive distillation. Empty for models of any levels.
         guidable: Which guidance it was trained for; None is none.
+        null_class: Whether a model of classes was also trained without: with label None it answers
+            for pictures of any class.
         times: Number of steps to so many decreasing noise levels, at which a consistency model is
             sampled in place of the schedule's; or an editor's name to its levels.
 
@@ -95,6 +97,7 @@ class Denoiser(nn.Module):
         classes: tuple[str, ...] = (),
         grid: tuple[float, ...] = (),
         guidable: Guidable | None = None,
+        null_class: bool = False,
         times: Mapping[Use, tuple[float, ...]] | None = None,
     ) -> None:
         super().__init__()
@@ -106,6 +109,7 @@ class Denoiser(nn.Module):
         self.classes = classes
         self.grid = grid
         self.guidable = guidable
+        self.null_class = null_class
         self.times: dict[Use, tuple[float, ...]] = dict(times or {})
         self.log_weight: LogWeight | None = None
 

@@ -70,14 +70,13 @@ def make_editor(name: str, options: Mapping[str, Any]) -> Editor:
     return editor
 
 
-def make_job(model: Denoiser, editor: Editor, wish: Wish, *, has_null: bool) -> Job:
+def make_job(model: Denoiser, editor: Editor, wish: Wish) -> Job:
     """A job.
 
     Args:
         model: On its device.
         editor: What to do.
         wish: How to sample.
-        has_null: Whether a model of classes was also trained without.
 
     Raises:
         CmtoolError: They do not suit each other.
@@ -98,7 +97,7 @@ def make_job(model: Denoiser, editor: Editor, wish: Wish, *, has_null: bool) -> 
         model,
         levels,
         batch=wish.batch_size or default_batch(model),
-        label=one_class(plan, model, wish.label, has_null=has_null),
+        label=one_class(plan, model, wish.label),
         guidance=plan.guidance,
         inner=inner_solvers(model, wish.inner_steps),
         native=wish.native,
@@ -113,7 +112,7 @@ def open_editing_model(
     weights: str,
     facts: Mapping[str, Any],
     say: Say,
-) -> tuple[Model, bool]:
+) -> Model:
     """Opens the model asked for, or chooses one: the newest finished consistency model under `runs`
     whose channels suit.
 
@@ -124,9 +123,6 @@ def open_editing_model(
         weights: See `load`.
         facts: See `load`.
         say: Is told what was passed over, and why.
-
-    Returns:
-        The model, and whether it can do without a class.
 
     Raises:
         CheckpointError: It cannot be opened, or there is none.
@@ -145,13 +141,7 @@ def open_editing_model(
                 f"{error.message} that suits",
                 f"cmtool edit {name} IMG --model MODEL; a diffusion model serves too",
             ) from None
-    model = open_model(path, weights=weights, facts=facts, say=say)
-    return model, has_null_class(model.denoiser) or model.recipe.data.label_dropout > 0
-
-
-def has_null_class(model: Denoiser) -> bool:
-    """Whether a model is known to do without a class."""
-    return model.guidable is not None and not model.guidable.as_input
+    return open_model(path, weights=weights, facts=facts, say=say)
 
 
 def _check_channels(model: Denoiser, editor: Editor, name: str) -> None:
@@ -165,24 +155,24 @@ def _check_channels(model: Denoiser, editor: Editor, name: str) -> None:
         )
 
 
-def one_class(
-    plan: Plan, model: Denoiser, label: str | int | None, *, has_null: bool
-) -> int | None:
+def one_class(plan: Plan, model: Denoiser, label: str | int | None) -> int | None:
     """The class of a plan; None is no class.
 
     Raises:
-        RecipeError: It has several, or none and the model needs one.
+        RecipeError: It has several, or none and the model or its guidance needs one.
     """
     if len(plan.labels) > 1:
         raise RecipeError(f"--label '{label}' names several classes", "--label with one of them")
     if plan.labels:
         return plan.labels[0]
-    if model.classes and not has_null:
-        more = ", ..." if model.num_classes > 20 else ""
-        raise RecipeError(
-            "the model knows only pictures of a class, and no class is given",
-            f"--label with one of {', '.join(model.classes[:20])}{more}",
-        )
+    if not model.classes:
+        return None
+    more = ", ..." if model.num_classes > 20 else ""
+    hint = f"--label with one of {', '.join(model.classes[:20])}{more}"
+    if not model.null_class:
+        raise RecipeError("the model knows only pictures of a class, and no class is given", hint)
+    if plan.guidance != 1:
+        raise RecipeError(f"--guidance {plan.guidance:g} leads to a class, and none is given", hint)
     return None
 
 

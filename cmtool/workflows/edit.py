@@ -20,7 +20,6 @@ from cmtool.workflows._edit_holes import Hole as Hole
 from cmtool.workflows._edit_holes import cut
 from cmtool.workflows._edit_job import Wish as Wish
 from cmtool.workflows._edit_job import (
-    has_null_class,
     make_editor,
     make_job,
     open_editing_model,
@@ -114,7 +113,7 @@ def edit(
     if variant < 0:
         raise RecipeError(f"variant must be 0 or more, got {variant}", "variant=0")
     wish = Wish(steps, times, seed, label, guidance, inner_steps, native)
-    job = make_job(denoiser, editor, wish, has_null=has_null_class(denoiser))
+    job = make_job(denoiser, editor, wish)
     batch, back, alpha = arrays.as_batch(image)
     batch = in_channels(batch, job, "the picture")
     aligned = {name: arrays.as_mask(value, name) for name, value in pictures.items()}
@@ -222,7 +221,7 @@ def _all(
 
 
 def _open(editor: Editor, name: str, tasks: Sequence[Task], request: Request, say: Say) -> Job:
-    model, has_null = open_editing_model(
+    model = open_editing_model(
         request.model,
         name,
         channels=editor.channels or (3 if any(map(_coloured, tasks)) else None),
@@ -231,7 +230,7 @@ def _open(editor: Editor, name: str, tasks: Sequence[Task], request: Request, sa
         say=say,
     )
     denoiser = model.denoiser.to(pick_device(request.device))
-    job = make_job(denoiser, editor, request.wish, has_null=has_null)
+    job = make_job(denoiser, editor, request.wish)
     levels = ", ".join(f"{t:.4g}" for t in job.levels[:6].tolist())
     more = f", ... {job.levels[-1]:.4g}" if len(job.levels) > 6 else ""
     which = "the picture's own, then those below it of " if editor.group == "free" else ""

@@ -17,7 +17,6 @@ from cmtool.interpolation import add_noise, interpolate, noise_by_ode, noise_by_
 from cmtool.pictures import read_picture
 from cmtool.rng import SeedRng
 from cmtool.sampling import trajectory_end
-from cmtool.solvers.base import Solver
 from cmtool.tensors import Denoise, rms
 from cmtool.workflows._draw import Plan, edit_levels, guided, labelled
 from cmtool.workflows._edit_job import Wish as Wish
@@ -77,7 +76,7 @@ def interpolate_to_file(request: Request, *, say: Say = silent) -> Path:
     _check(request, out)
     files = [read_picture(path) for path in request.pictures]
     coloured = any(not picture.grey for picture in files)
-    opened, has_null = open_editing_model(
+    opened = open_editing_model(
         request.model,
         "interpolate",
         channels=3 if coloured else None,
@@ -90,7 +89,7 @@ def interpolate_to_file(request: Request, *, say: Say = silent) -> Path:
         raise DataError(
             "the pictures have colours, and the model makes grey ones", "make them grey"
         )
-    walk = _Walk(model, request, has_null=has_null)
+    walk = _Walk(model, request, say)
     say(f"{model.kind} model {opened.source}: {request.frames} frames")
     if files:
         pair = torch.cat(
@@ -113,8 +112,9 @@ def interpolate_to_file(request: Request, *, say: Say = silent) -> Path:
 class _Walk:
     """A model on the way between two noisy images."""
 
-    def __init__(self, model: Denoiser, request: Request, *, has_null: bool) -> None:
+    def __init__(self, model: Denoiser, request: Request, say: Say) -> None:
         self.model = model
+        self.say = say
         self.schedule = model.schedule
         self.request = request
         wish = request.wish
@@ -124,12 +124,10 @@ class _Walk:
         self.levels = edit_levels(model, "interpolate", 1, wish.steps, times).tolist()
         plan = guided(Plan(torch.tensor(self.levels), (), 1), model, wish.guidance)
         plan = labelled(plan, model, wish.label)
-        self.label = one_class(plan, model, wish.label, has_null=has_null)
-        solvers = inner_solvers(model, wish.inner_steps, INNER_STEPS)
-        # Whole steps of Heun's only: they can be undone one by one.
-        self.inner = None if solvers is None else tuple(s for s in solvers if s.order > 1)
+        self.label = one_class(plan, model, wish.label)
+        self.inner = inner_solvers(model, wish.inner_steps, INNER_STEPS)
         if self.inner == ():
-            raise RecipeError("--inner-steps must be at least 3 here", "--inner-steps 35")
+            raise RecipeError("--inner-steps must be at least 2 here", "--inner-steps 35")
         self.dtype = torch.float32 if model.device.type == "mps" else torch.float64
 
     def ask(self, x: Tensor, t: Tensor) -> Tensor:
@@ -160,13 +158,18 @@ class _Walk:
         if by == "search":
             if self.inner is not None:
                 raise RecipeError("--by search needs a one-step model", "--by ode, or noise")
-            return noise_by_search(self.ask, self.schedule, pair, z.to(pair)).x, high
+            self.say(
+                "searching for noise that the model answers with the pictures; it takes a while"
+            )
+            found = noise_by_search(self.ask, self.schedule, pair, z.to(pair))
+            for path, error in zip(self.request.pictures, found.error.tolist(), strict=True):
+                self.say(f"{path}: the model's answer to the noise found is {error:.3g} from it")
+            return found.x, high
         if self.inner is None:
             raise RecipeError("--by ode needs a diffusion model", "--by search, or noise")
         ends = pair.new_tensor([self.schedule.t_max, self.schedule.t_min])
         times = self.schedule.between(ends[0], ends[1], len(self.inner) + 1)
-        solver: Solver = self.inner[0]
-        return noise_by_ode(self.ask, self.schedule, solver, pair, times), high
+        return noise_by_ode(self.ask, self.schedule, self.inner, pair, times), high
 
     def noise_of_seeds(self) -> tuple[Tensor, float]:
         """The first noise of two seeds."""

@@ -14,11 +14,14 @@ from cli_world import cmtool, colours
 from PIL import Image
 
 import cmtool as api
-from cmtool import registry
+from cmtool import checkpoint, registry
+from cmtool.checkpoint import Checkpoint
 from cmtool.cli._editors import sketches
 from cmtool.editors.colorize import LUMA
 from cmtool.editors.superres import Superres
 from cmtool.errors import CmtoolError
+from cmtool.losses.cd import CD
+from cmtool.losses.dsm import DSM
 from cmtool.rng import SeedRng
 from cmtool.workflows import _edit_one
 
@@ -365,6 +368,24 @@ def test_a_class_is_asked_for_and_taken(here: Path):
     edit(*words, "--label", "3", "--inner-steps", "1", model="classes")
 
 
+def test_a_model_that_was_also_trained_without_classes_needs_none(here: Path):
+    found = Checkpoint.open(Path("classes"))
+    data = dataclasses.replace(found.recipe.data, label_dropout=0.1)
+    for kind, loss in (("consistency", CD()), ("diffusion", DSM())):
+        meta = dataclasses.replace(found.meta, kind=kind)
+        recipe = dataclasses.replace(found.recipe, data=data, loss=loss)
+        file = f"{kind}.safetensors"
+        checkpoint.write_file(Path(file), meta, recipe, found.weights("student"))
+        edit("inpaint", "grey.png", "--box", "0,0,4,4", "--out", f"{kind}.png", model=file)
+        hole = np.zeros((8, 8), np.uint8)
+        hole[:4, :4] = 255
+        result = api.edit(file, "inpaint", opened("grey.png"), mask=hole, steps=2)
+        assert (np.array(result) == pixels(f"{kind}.png")).all()
+    words = ("inpaint", "grey.png", "--box", "0,0,4,4", "--guidance", "2", "--out", "a.png")
+    assert "leads to a class" in edit(*words, model=file, code=2).stderr
+    edit(*words, "--label", "3", model=file)
+
+
 # From Python.
 
 
@@ -479,6 +500,9 @@ def test_interpolate_ends_at_the_pictures(here: Path):
     edit_plain(*words, "--out", "o", model="dm")
     assert np.abs(pixels("o/000.png") - pixels("grey.png")).mean() < 3
     assert np.abs(pixels("o/001.png") - pixels("last.png")).mean() < 3
+    for inner in ("24", "25"):  # The even number ends with Euler's method.
+        edit_plain(*words, "--inner-steps", inner, "--out", f"o{inner}", model="dm")
+        assert np.abs(pixels(f"o{inner}/000.png") - pixels("grey.png")).mean() < 3
     words = (*words, "--by", "noise", "--strength", "0")
     assert edit_plain(*words, model="cm").stdout == "grey.interpolate.png\n"
     edit_plain(*words, "--out", "p", model="cm")
