@@ -106,6 +106,11 @@ class Editor(ABC):
     pictures: ClassVar[Mapping[str, Literal["aligned", "own"]]] = {}
     degrades: ClassVar[bool] = False
 
+    @property
+    def enlarges(self) -> int:
+        """How many times higher and wider than the reference the result is."""
+        return 1
+
     @abstractmethod
     def prepare(self, reference: Tensor, rng: Noise, **pictures: Tensor) -> Edit:
         """Makes the edit.

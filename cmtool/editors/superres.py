@@ -32,6 +32,10 @@ class Superres(Editor):
         if self.factor < 2:
             raise ValueError(f"needs factor >= 2, got factor={self.factor}")
 
+    @property
+    def enlarges(self) -> int:
+        return self.factor
+
     def prepare(self, reference: Tensor, rng: Noise, **pictures: Tensor) -> Edit:
         def project(x: Tensor) -> Tensor:
             return x + self._spread(reference - self._means(x))

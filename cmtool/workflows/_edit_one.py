@@ -111,6 +111,11 @@ class OneFile:
             else None,
             progress=self.progress,
         )
+        if outcome.tol and outcome.error is not None and outcome.error.max() > outcome.tol:
+            self.say(
+                f"{task.source}: the result misses the measurement by {outcome.error.max():.2g}, "
+                f"more than the tolerance {outcome.tol:g}"
+            )
         return self._write(task, whole, image, outcome, steps)
 
     def _tell_size(self, image: Tensor, name: str) -> None:

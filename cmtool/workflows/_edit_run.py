@@ -101,6 +101,7 @@ class Outcome:
         truth: The clean pictures, where they are known.
         error: (B,) relative measurement error of the result before it is brought into [-1, 1].
         saved_error: The same once it is 8-bit.
+        tol: What `error` should not exceed; 0 where the projection is exact.
     """
 
     result: Tensor
@@ -108,6 +109,7 @@ class Outcome:
     truth: Tensor | None
     error: Tensor | None
     saved_error: Tensor | None
+    tol: float
 
 
 def run_job(
@@ -143,17 +145,12 @@ def run_job(
     if job.editor.sizes == "model":
         image = at_model_size(image, job.size)
     elif job.native:
-        factor = 1 if simulate else enlarging(job.editor)
+        factor = 1 if simulate else job.editor.enlarges
         room = (job.size[0] // factor, job.size[1] // factor)
         image = resize(image, fitted(size_of(image), room))
     reference = job.editor.degrade(image, rng, **pictures) if simulate else image
     outcome = run.whole(reference, pictures)
     return replace(outcome, truth=image if simulate or job.editor.degrades else None)
-
-
-def enlarging(editor: Editor) -> int:
-    """How many times higher and wider than the picture an editor's result is."""
-    return int(getattr(editor, "factor", 1))
 
 
 def at_model_size(image: Tensor, size: Size) -> Tensor:
@@ -205,7 +202,7 @@ class _Run:
     def whole(self, reference: Tensor, pictures: Pictures) -> Outcome:
         """The picture as it is, padded where it is smaller than the model's; the network runs over
         tiles of a larger one."""
-        factor = enlarging(self.editor)
+        factor = self.editor.enlarges
         least = (-(-self.job.size[0] // factor), -(-self.job.size[1] // factor))
         padding = Padding(size_of(reference), least)
         edit = self.editor.prepare(padding.pad(reference), self.rng, **pictures)
@@ -254,4 +251,4 @@ class _Run:
 
 def _outcome(edit: Edit, found: Tensor, result: Tensor) -> Outcome:
     saved = from_uint8(to_uint8(result)).to(result)
-    return Outcome(result, edit.shown, None, edit.error(found), edit.error(saved))
+    return Outcome(result, edit.shown, None, edit.error(found), edit.error(saved), edit.tol)
