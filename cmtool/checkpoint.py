@@ -121,7 +121,8 @@ def build(recipe: Recipe, meta: Meta) -> Denoiser:
             levels.
     """
     network = _network(recipe, meta)
-    _check_levels(recipe, meta)
+    for use, levels in meta.times.items():
+        _check_levels(recipe, levels, f"the noise levels for '{use}',")
     precond = preconditioner(recipe.denoiser)
     return Denoiser(
         network,
@@ -156,8 +157,7 @@ def _times(recipe: Recipe) -> dict[Use, tuple[float, ...]]:
         CheckpointError: Such a model cannot be sampled at them.
     """
     times = recipe.sampling.times
-    if times and (leave := _leave(recipe, times)):
-        raise CheckpointError(f"sampling.times {leave}", "--set sampling.times=[]")
+    _check_levels(recipe, times, "sampling.times", "--set sampling.times=[]")
     if times and recipe.loss.kind == "diffusion":
         raise CheckpointError(
             "sampling.times is for consistency models, and this is a diffusion model",
@@ -166,19 +166,14 @@ def _times(recipe: Recipe) -> dict[Use, tuple[float, ...]]:
     return {len(times): times} if times else {}
 
 
-def _check_levels(recipe: Recipe, meta: Meta) -> None:
-    for use, times in meta.times.items():
-        if leave := _leave(recipe, times):
-            raise CheckpointError(f"the stored noise levels for '{use}', {leave}")
-
-
-def _leave(recipe: Recipe, times: Sequence[float]) -> str:
-    """That levels are outside the schedule's range, in words; nothing where they are inside."""
+def _check_levels(
+    recipe: Recipe, times: Sequence[float], what: str, hint: str | None = None
+) -> None:
     low, high = recipe.schedule.noise_range
     # A range that went through an angle and back may differ in the last digit.
-    if low * (1 - 1e-9) <= times[-1] <= times[0] <= high * (1 + 1e-9):
-        return ""
-    return f"{list(times)} leave the schedule's noise levels {low:g} .. {high:g}"
+    if times and not low * (1 - 1e-9) <= times[-1] <= times[0] <= high * (1 + 1e-9):
+        leave = f"leave the schedule's noise levels {low:g} .. {high:g}"
+        raise CheckpointError(f"{what} {list(times)} {leave}", hint)
 
 
 def _guidable(recipe: Recipe, meta: Meta) -> Guidable | None:
@@ -332,7 +327,9 @@ def store_times(path: Path, times: Mapping[Use, Sequence[float]]) -> Path:
         target = path
     stored = meta.times | more
     meta = replace(meta, times={use: stored[use] for use in sorted(stored, key="{:>4}".format)})
-    _check_levels(recipe, Meta.parse(json.dumps(asdict(meta)), f"the new description of {target}"))
+    Meta.parse(json.dumps(asdict(meta)), f"the new description of {target}")
+    for use, levels in more.items():
+        _check_levels(recipe, levels, f"the noise levels for '{use}',")
     try:
         if path.is_dir():
             _write_atomic(target / "meta.json", json.dumps(asdict(meta), indent=2))
