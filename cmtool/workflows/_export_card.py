@@ -90,7 +90,7 @@ tags:
 
 # {Path(file).name.removesuffix(kind.suffix)}
 
-{kind.title}; written and checked by cmtool.
+{kind.title[0].upper()}{kind.title[1:]}; written and checked by cmtool.
 
 ## Use
 
