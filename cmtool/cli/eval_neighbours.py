@@ -26,7 +26,7 @@ def neighbours(
     data: ReferenceOpt = None,
     data_dir: DataDirOpt = None,
 ) -> None:
-    """Show the training images nearest to samples: does the model remember them?
+    """Show the training images nearest to samples, which tells whether the model remembers them.
 
     Examples:
 

@@ -1,6 +1,7 @@
 """How much images differ from each other: the mean over all pairs, at the cost of one pass."""
 
 import hashlib
+import warnings
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -26,14 +27,23 @@ class PairMean:
         self._scatter = 0.0
 
     def add(self, vectors: Tensor) -> None:
-        """Takes (B, d) vectors."""
-        for vector in vectors.double():
-            self.n += 1
-            if self._mean is None:
-                self._mean = torch.zeros_like(vector)
-            gap = vector - self._mean
-            self._mean += gap / self.n
-            self._scatter += float(gap.square().sum()) * (self.n - 1) / self.n
+        """Takes (B, d) vectors, B >= 1."""
+        x = vectors.double()
+        mean = x.mean(0)
+        self._join(len(x), mean, float((x - mean).square().sum()))
+
+    def join(self, other: "PairMean") -> None:
+        """Takes all that another has taken."""
+        if other._mean is not None:
+            self._join(other.n, other._mean, other._scatter)
+
+    def _join(self, n: int, mean: Tensor, scatter: float) -> None:
+        if self._mean is None:
+            self._mean = torch.zeros_like(mean)
+        gap = mean - self._mean
+        self._scatter += scatter + float(gap.square().sum()) * self.n * n / (self.n + n)
+        self._mean = self._mean + gap * (n / (self.n + n))
+        self.n += n
 
     @property
     def pairs(self) -> int:
@@ -101,7 +111,7 @@ def missing_lpips() -> str | None:
     if lpips_place().is_file():
         return None
     return (
-        f"no LPIPS without AlexNet's weights: put {TRUNK} of https://download.pytorch.org/models/ "
+        f"no LPIPS without AlexNet's weights: put https://download.pytorch.org/models/{TRUNK} "
         f"into {lpips_place().parent}"
     )
 
@@ -116,7 +126,10 @@ def open_lpips(device: torch.device) -> Lpips:
     from lpips import LPIPS
 
     place = lpips_place()
-    network = LPIPS(net="alex", verbose=False, pnet_rand=True).requires_grad_(False).eval()
+    with warnings.catch_warnings():
+        # lpips builds its trunk with torchvision's old keyword.
+        warnings.simplefilter("ignore", UserWarning)
+        network = LPIPS(net="alex", verbose=False, pnet_rand=True).requires_grad_(False).eval()
     try:
         state = torch.load(place, map_location="cpu", weights_only=True)
         for part in (network.net.slice1, network.net.slice2, network.net.slice3,

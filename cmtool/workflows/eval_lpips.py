@@ -128,11 +128,11 @@ class _Measure:
         for group in groups:
             own = {name: PairMean() for name in self._names}
             for name, vectors in self._vectors(read, group):
-                whole[name].add(vectors)
                 own[name].add(vectors)
             done += len(group)
             tick(done)
             for name in self._names:
+                whole[name].join(own[name])
                 inside[name] += [(own[name].pairs, own[name].value())] if len(group) > 1 else []
         found: Figures = {}
         for name in self._names:

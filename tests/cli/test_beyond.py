@@ -46,7 +46,7 @@ def test_consistency_takes_the_recorded_teacher(here: Path, start: str):
     assert content["teacher"]["steps"] == 4
     assert [part["from"] for part in content["bins"]] == pytest.approx([80, 2.515], rel=1e-3)
     assert [row["nfe"] for row in content["rows"]] == [1, 2]
-    assert content["notes"][0].startswith("no LPIPS without AlexNet's weights: put alexnet")
+    assert content["notes"][0].startswith("no LPIPS without AlexNet's weights: put https://")
     given = measured(
         "consistency", *words, "--start", start, "--teacher", "dm", "--batch-size", "4"
     )
@@ -59,7 +59,7 @@ def test_a_teacher_that_is_gone_is_asked_for(here: Path):
     shutil.rmtree("dm")
     done = cmtool("eval", "consistency", "--model", "cm")
     assert done.exit_code == 2
-    assert "error: the teacher of cm/step-00000002 is no longer at 'dm/step-00000002'" in done.stderr
+    assert "the teacher of cm/step-00000002 is no longer at 'dm/step-00000002'" in done.stderr
     assert "hint: --teacher MODEL" in done.stderr
     content = measured("speed", "--model", "cm", "--steps", "1", "--repeats", "1")
     assert content["teacher"] is None
@@ -81,7 +81,7 @@ def test_diversity_is_that_of_the_samples(here: Path):
     assert row["figures"]["rms of pairs"]["pairs"] == 66
     assert (digits["name"], digits["n"]) == ("digits", 12)
     assert "LPIPS of pairs" not in row["figures"]
-    assert content["notes"][0].startswith("no LPIPS without AlexNet's weights: put alexnet")
+    assert content["notes"][0].startswith("no LPIPS without AlexNet's weights: put https://")
 
 
 def test_diversity_within_a_class(here: Path):

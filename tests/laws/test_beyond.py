@@ -129,9 +129,12 @@ def test_the_report_tells_a_fault(
 
 def test_the_mean_over_pairs_is_that_of_all_pairs():
     vectors = torch.randn(9, 5, generator=torch.Generator().manual_seed(0)) + 100
-    mean = PairMean()
+    mean, rest = PairMean(), PairMean()
     mean.add(vectors[:4])
-    mean.add(vectors[4:])
+    rest.add(vectors[4:7])
+    rest.add(vectors[7:])
+    mean.join(PairMean())
+    mean.join(rest)
     pairs = [
         float((a - b).double().square().sum())
         for a, b in itertools.combinations(vectors.double(), 2)
