@@ -1,0 +1,125 @@
+"""Programs without this tool: the page's script beside `cmtool sample`, and every network."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cmtool import checkpoint, registry
+from cmtool.losses.cd import CD
+from cmtool.meta import Meta
+from cmtool.recipe import Recipe
+from cmtool.schedules.karras import Karras
+from cmtool.schedules.trigflow import TrigFlow
+from cmtool.settings import DenoiserSettings
+from cmtool.solvers.heun import Heun
+from cmtool.workflows.export import Request, export
+from cmtool.workflows.sample import Request as Wish
+from cmtool.workflows.sample import sample_to_files
+
+PAGE = Path(__file__).parents[2] / "docs" / "export-programs.md"
+SMALL: dict[str, dict[str, Any]] = {
+    "tiny": {"width": 16, "blocks": 1, "attention": True, "head_channels": 8},
+    "ddpmpp": {"channels": 16, "channel_mult": (1, 2), "blocks": 1, "attention": (4,)},
+    "ncsnpp": {"channels": 16, "channel_mult": (1, 2), "blocks": 1, "attention": (4,)},
+    "adm": {"channels": 32, "channel_mult": (1, 2), "blocks": 1, "attention": (4,)}
+    | {"head_channels": 16},
+    "edm2": {"channels": 16, "channel_mult": (1, 2), "blocks": 1, "attention": (4,)}
+    | {"head_channels": 16},
+}
+runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+
+
+def model_file(path: Path, network: str = "tiny", classes: int = 10, **parts: Any) -> Path:
+    """A consistency model of 8x8 grey images with weights that are nowhere zero."""
+    torch.manual_seed(1)
+    spec = registry.load("networks", network)(**SMALL.get(network, {}), **parts.get("network", {}))
+    schedule = parts.get("schedule", Karras())
+    settings = DenoiserSettings(precond="consistency")
+    recipe = Recipe(network=spec, schedule=schedule, denoiser=settings, solver=Heun(), loss=CD())
+    module = spec.build(8, 1, classes)
+    state = {
+        key: value + 0.1 * torch.randn_like(value) if value.is_floating_point() else value
+        for key, value in module.state_dict().items()
+    }
+    meta = Meta("consistency", (1, 8, 8), tuple(map(str, range(classes))))
+    checkpoint.write_file(path, meta, recipe, state)
+    return path
+
+
+def script() -> str:
+    """The page's script."""
+    found = re.search(r"```python\n(import numpy.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
+    assert found is not None
+    return found[1]
+
+
+def test_the_pages_script_draws_what_sample_draws(tmp_path: Path):
+    assert len([line for line in script().splitlines() if line.strip()]) <= 18
+    model = model_file(tmp_path / "digits.safetensors")
+    export(Request("onnx", model, steps=2, out=tmp_path / "sampler.onnx"))
+    wish = Wish(n=9, steps=2, seed=7, out=tmp_path / "ours")
+    sample_to_files(model, wish, device="cpu")
+    code = f"{script()}\nimport sys\nassert not {{'torch', 'cmtool'}} & set(sys.modules)"
+    alone = {**os.environ, "PYTHONPATH": ""}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env=alone)
+    for i in range(9):
+        name = f"{i:05}.png"
+        ours, theirs = (read(tmp_path / folder / name) for folder in ("ours", "theirs"))
+        assert ours.std() > 5  # There is something to see.
+        assert np.abs(ours.astype(int) - theirs).max() <= 1
+
+
+def read(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def errors(format: str, model: Path, **wish: Any) -> str:
+    """Exports, which fails if the comparison does; the table."""
+    return export(Request(format, model, out=model.with_name("out") / OUT[format], **wish)).table
+
+
+OUT = {"onnx": "m.onnx", "pt2": "m.pt2", "aoti": "m.pt2"}
+
+
+def test_a_program_of_torch_alone(tmp_path: Path):
+    table = errors("pt2", model_file(tmp_path / "m.safetensors"))
+    assert "not contiguous" in table
+    assert "BAD" not in table
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", registry.names("networks"))
+@pytest.mark.parametrize("format", ["onnx", "pt2"])
+def test_every_network(network: str, format: str, tmp_path: Path):
+    assert "BAD" not in errors(format, model_file(tmp_path / "m.safetensors", network))
+    model = model_file(tmp_path / "p.safetensors", network, classes=0)
+    told = errors(format, model, times="80,0.8,0.1", overwrite=True)
+    assert "BAD" not in told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "pt2"])
+def test_options_of_networks_and_other_schedules(format: str, tmp_path: Path):
+    told = {"guidance_input": True, "normalize_affine": True}
+    file = tmp_path / "m.safetensors"
+    model_file(file, "ddpmpp", network={**told, "augment_dim": 9}, schedule=TrigFlow())
+    assert "BAD" not in errors(format, file, steps=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", registry.names("networks"))
+def test_machine_code(network: str, tmp_path: Path):
+    table = errors("aoti", model_file(tmp_path / "m.safetensors", network))
+    assert "not contiguous" in table
+    assert "BAD" not in table
