@@ -71,6 +71,15 @@ def test_a_teacher_that_is_gone_is_asked_for(here: Path):
     assert "error: the teacher of other/step-00000002 cannot be opened: " in done.stderr
 
 
+@pytest.mark.parametrize("command", ["consistency", "lpips", "neighbours", "classes", "speed"])
+def test_several_processes_are_refused(here: Path, command: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = cmtool("eval", command, "--model", "cm")
+    assert done.exit_code == 2
+    assert f"error: eval {command} runs in one process" in done.stderr
+    assert not Path("evals").exists()
+
+
 def test_diversity_is_that_of_the_samples(here: Path):
     content = measured("lpips", "--model", "cm", "--steps", "2", "--n", "12", "--seed", "3")
     x = api.sample("cm", 12, steps=2, seed=3).clamp(-1, 1).double().flatten(1)
