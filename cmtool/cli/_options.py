@@ -94,6 +94,14 @@ BatchSizeOpt = Annotated[
     int | None,
     typer.Option(help="Images at a time; changes no image.", rich_help_panel="Performance"),
 ]
+EngineOpt = Annotated[
+    str,
+    typer.Option(
+        metavar="torch|onnx|aoti",
+        help="What computes the network on a CPU; onnx and aoti are built once, into the cache.",
+        rich_help_panel="Performance",
+    ),
+]
 LabelOpt = Annotated[
     str | None,
     typer.Option(

@@ -34,6 +34,7 @@ def sample(
     facts: opt.FactsOpt = [],  # noqa: B006 - Typer copies it
     device: opt.DeviceOpt = None,
     batch_size: opt.BatchSizeOpt = None,
+    engine: opt.EngineOpt = "torch",
 ) -> None:
     """Draw images: in one step, in several, or along a diffusion model's ODE.
 
@@ -54,7 +55,7 @@ def sample(
 
     request = Request(
         *(n, steps, times, solver, schedule, gamma, seed, label, per_label, guidance, truncation),
-        *(out, overwrite, batch_size, resume, compare),
+        *(out, overwrite, batch_size, resume, compare, engine),
     )
     if compare is not None and trajectory:
         raise RecipeError("--compare and --trajectory exclude each other")

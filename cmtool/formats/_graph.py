@@ -1,14 +1,14 @@
 """Programs of tensors alone, for any batch: the denoiser, or a consistency model's sampler at fixed
 noise levels, which takes all of its noise as an input."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
 
 from cmtool.denoiser import Denoiser
-from cmtool.formats.base import Pair, Source, refuse
+from cmtool.formats.base import Pair, Run, Source, refuse
 from cmtool.sampling import sample_consistency
 
 
@@ -99,7 +99,7 @@ def program(source: Source) -> ExportedProgram:
         return export(made.eval(), tuple(inputs), dynamic_shapes=batch)
 
 
-def pair(name: str, source: Source, run: Callable[..., Tensor]) -> Pair:
+def pair(name: str, source: Source, run: Run) -> Pair:
     """What a program in its runtime is compared with: the model, or `cmtool sample`'s sampler.
 
     Args:

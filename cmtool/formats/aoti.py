@@ -9,19 +9,7 @@ from torch import Tensor
 
 from cmtool.errors import DeviceError
 from cmtool.formats import _graph
-from cmtool.formats.base import Format, Pair, Source, module
-
-
-class Package:
-    """A package that takes tensors of any layout: by itself it reads those that are not contiguous
-    wrongly, without a word."""
-
-    def __init__(self, path: Path) -> None:
-        self._run = torch._inductor.aoti_load_package(str(path))
-
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        image: Tensor = self._run(*(value.contiguous() for value in inputs))
-        return image
+from cmtool.formats.base import Format, Pair, Run, Source, module
 
 
 @dataclass(frozen=True)
@@ -47,8 +35,19 @@ class Aoti(Format):
         program = _graph.program(source)
         torch._inductor.aoti_compile_and_package(program, package_path=str(path))
 
+    def open(self, source: Source, path: Path) -> Run:
+        """The package, given tensors of any layout: by itself it reads those that are not
+        contiguous wrongly, without a word."""
+        package = torch._inductor.aoti_load_package(str(path))
+
+        def run(*values: Tensor) -> Tensor:
+            image: Tensor = package(*(value.contiguous() for value in values))
+            return image
+
+        return run
+
     def pairs(self, source: Source, path: Path) -> list[Pair]:
-        return [_graph.pair("AOTInductor", source, Package(path))]
+        return [_graph.pair("AOTInductor", source, self.open(source, path))]
 
     def usage(self, source: Source, name: str) -> str:
         given = ", ".join(f"{key}.contiguous()" for key in _graph.names(source))

@@ -16,6 +16,8 @@ from cmtool.errors import CheckpointError
 from cmtool.workflows.load import Model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+Run = Callable[..., Tensor]
+"""A program in its runtime: tensors to a tensor."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cmtool.formats import _graph
-from cmtool.formats.base import Format, Pair, Source, module, refuse
+from cmtool.formats.base import Format, Pair, Run, Source, module, refuse
 
 _MOST = 2_000_000_000
 """Bytes of weights in one file; protobuf ends at 2^31."""
@@ -46,9 +46,12 @@ class Onnx(Format):
                 output_names=["image"],
             )
 
-    def pairs(self, source: Source, path: Path) -> list[Pair]:
+    def open(self, source: Source, path: Path) -> Run:
+        """The file in onnxruntime, with as many threads as torch has."""
         runtime = module("onnxruntime")
-        session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         inputs = _graph.names(source)
 
         def run(*values: Tensor) -> Tensor:
@@ -56,7 +59,10 @@ class Onnx(Format):
             (image,) = session.run(None, dict(zip(inputs, arrays, strict=True)))
             return torch.from_numpy(image)
 
-        return [_graph.pair("onnxruntime", source, run)]
+        return run
+
+    def pairs(self, source: Source, path: Path) -> list[Pair]:
+        return [_graph.pair("onnxruntime", source, self.open(source, path))]
 
     def usage(self, source: Source, name: str) -> str:
         given = ", ".join(f'"{key}": {key}' for key in _graph.names(source))

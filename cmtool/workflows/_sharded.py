@@ -66,8 +66,13 @@ def identity(model: Denoiser, plan: Plan, seed: int, n: int) -> dict[str, object
     planned = {f.name: getattr(plan, f.name) for f in fields(plan)}
     planned |= {"times": plan.times.tolist(), "solvers": list(map(str, plan.solvers))}
     planned |= {"schedule": str(plan.schedule or model.schedule), "labels": list(plan.labels)}
+    return {"n": n, "seed": seed, **planned, **fingerprint(model)}
+
+
+def fingerprint(model: Denoiser) -> dict[str, object]:
+    """All of a model that decides its answers, as plain values."""
     made = {"kind": model.kind, "precond": str(model.precond), "network": _numbers(model)}
-    return {"n": n, "seed": seed, **planned, **made, "weights": _hash(model)}
+    return {**made, "weights": _hash(model)}
 
 
 def _numbers(model: Denoiser) -> str:

@@ -22,6 +22,7 @@ from cmtool.workflows._draw import (
     plan_for,
     truncated,
 )
+from cmtool.workflows._engine import check_engine, on_engine
 from cmtool.workflows._output import check_target, draft_of, open_draft
 from cmtool.workflows._processes import processes
 from cmtool.workflows._sharded import Progress, draw_sharded
@@ -60,6 +61,7 @@ class Request:
         batch_size: Images at a time; None suits the device.
         resume: Whether to go on with `out`, which was stopped.
         compare: Ways to draw beside each other, see `parse_variants`.
+        engine: What computes the network, one of `ENGINES`.
     """
 
     n: int | None = None
@@ -78,6 +80,7 @@ class Request:
     batch_size: int | None = None
     resume: bool = False
     compare: str | None = None
+    engine: str = "torch"
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ def sample_to_files(
                 check_target(request.out, overwrite=request.overwrite, resume=request.resume)
             path = path or newest_run(Path("runs"), "consistency", say)
             opened = open_model(path, weights=weights, facts=facts, say=say)
-            model = opened.denoiser.to(here.device(pick_device(device)))
+            model = on_engine(opened, request.engine, here.device(pick_device(device)), say)
             plan = _plan(model, request)
             n = image_count(plan, model, request.n)
             target = request.out or _free_folder(path, plan, resume=request.resume)
@@ -222,7 +225,7 @@ def compare_to_file(
         model_path = given or path or newest_run(Path("runs"), "consistency", say)
         known = None if model_path.is_dir() else facts
         opened = open_model(model_path, weights=weights, facts=known, say=say)
-        model = opened.denoiser.to(pick_device(device))
+        model = on_engine(opened, request.engine, pick_device(device), say)
         shapes[model.image_shape, model.classes] = opened.source
         _check_comparable(shapes)
         asked = replace(request, steps=steps or request.steps, n=request.n or 8)
@@ -269,7 +272,7 @@ def path_to_file(
     out = request.out or _free(Path("samples", f"{_name(path)}-path.gif"))
     check_picture(out, [".gif", ".png"], overwrite=request.overwrite)
     opened = open_model(path, weights=weights, facts=facts, say=say)
-    model = opened.denoiser.to(pick_device(device))
+    model = on_engine(opened, request.engine, pick_device(device), say)
     plan = _plan(model, request)
     n = image_count(plan, model, None if request.per_label else request.n or 4)
     say(f"{model.kind} model {opened.source}: {plan}")
@@ -280,6 +283,7 @@ def path_to_file(
 
 def _check(request: Request) -> None:
     check_request(1 if request.n is None else request.n, request.seed)
+    check_engine(request.engine)
     if request.batch_size is not None and request.batch_size < 1:
         raise RecipeError(
             f"--batch-size must be at least 1, got {request.batch_size}", "leave it out"
