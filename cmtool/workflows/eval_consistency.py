@@ -13,7 +13,8 @@ from torch import Tensor
 from cmtool import images, plots
 from cmtool.data.base import ImageSet
 from cmtool.errors import RecipeError, Say, silent
-from cmtool.metrics.diversity import Lpips, PairMean, missing_lpips, open_lpips
+from cmtool.metrics.diversity import PairMean
+from cmtool.metrics.lpips import Lpips, missing_lpips, open_lpips
 from cmtool.metrics.self_consistency import Noisy, self_consistency
 from cmtool.rng import SeedRng
 from cmtool.sampling import start_noise

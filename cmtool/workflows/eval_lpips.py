@@ -13,7 +13,8 @@ from torch import Tensor
 from cmtool import images
 from cmtool.data.base import ImageSet, Labels
 from cmtool.errors import Say, silent
-from cmtool.metrics.diversity import Lpips, PairMean, missing_lpips, open_lpips
+from cmtool.metrics.diversity import PairMean
+from cmtool.metrics.lpips import Lpips, missing_lpips, open_lpips
 from cmtool.rng import SeedRng
 from cmtool.workflows._beyond import (
     Report,

@@ -12,7 +12,7 @@ from oracles import Exact, Gaussian
 
 from cmtool.denoiser import EDM, Denoiser
 from cmtool.meta import Meta
-from cmtool.metrics import diversity
+from cmtool.metrics import lpips as lpips_alex
 from cmtool.metrics.diversity import PairMean
 from cmtool.metrics.neighbours import nearer, nearest
 from cmtool.metrics.self_consistency import self_consistency
@@ -162,7 +162,7 @@ def trunk_file(folder: Path, real: bool) -> None:
             state[f"features.{key}.weight"] = torch.randn(out, into, side, side) / 20
             state[f"features.{key}.bias"] = torch.randn(out) / 20
     folder.joinpath("checkpoints").mkdir()
-    torch.save(state, folder / "checkpoints" / diversity.TRUNK)
+    torch.save(state, folder / "checkpoints" / lpips_alex.TRUNK)
 
 
 @pytest.mark.parametrize(("real", "channels"), [(False, 1), (True, 3)], ids=["random", "real"])
@@ -171,11 +171,12 @@ def test_lpips_is_that_of_its_package(
 ):
     lpips = pytest.importorskip("lpips", reason="lpips is not installed")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    assert diversity.TRUNK in diversity.missing_lpips()
-    assert str(tmp_path / "checkpoints") in diversity.missing_lpips()
+    monkeypatch.setenv("CMTOOL_CACHE", str(tmp_path))
+    assert lpips_alex.TRUNK in lpips_alex.missing_lpips()
+    assert str(tmp_path / "checkpoints") in lpips_alex.missing_lpips()
     trunk_file(tmp_path, real)
-    assert diversity.missing_lpips() is None
-    ours = diversity.open_lpips.__wrapped__(torch.device("cpu"))
+    assert lpips_alex.missing_lpips() is None
+    ours = lpips_alex.open_lpips(torch.device("cpu"))
     network = lpips.LPIPS(net="alex", verbose=False, pnet_rand=True).eval()
     network.load_state_dict(ours.network.state_dict())
     a, b = torch.rand(2, 3, channels, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
@@ -192,10 +193,11 @@ def test_lpips_is_that_of_its_package(
 def test_another_trunk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("lpips", reason="lpips is not installed")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setenv("CMTOOL_CACHE", str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / diversity.TRUNK).write_bytes(b"no weights")
-    with pytest.raises(diversity.DataError, match="does not hold AlexNet's weights"):
-        diversity.open_lpips.__wrapped__(torch.device("cpu"))
+    (tmp_path / "checkpoints" / lpips_alex.TRUNK).write_bytes(b"no weights")
+    with pytest.raises(lpips_alex.DataError, match="does not hold AlexNet's weights"):
+        lpips_alex.open_lpips(torch.device("cpu"))
 
 
 # Neighbours.

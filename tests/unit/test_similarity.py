@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cmtool.metrics.similarity import WHOLE, lpips, psnr, ssim
+from cmtool.metrics.lpips import FILE
+from cmtool.metrics.similarity import lpips, psnr, ssim
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -47,7 +48,7 @@ def test_lpips_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     if shared is None:
         pytest.skip("CMTOOL_SHARED is not set: LPIPS' weights are not at hand")
     (tmp_path / "weights").mkdir()
-    shutil.copy(Path(shared, "weights", WHOLE), tmp_path / "weights")
+    shutil.copy(Path(shared, "weights", FILE), tmp_path / "weights")
     monkeypatch.setenv("CMTOOL_CACHE", str(tmp_path))
     smooth = torch.linspace(-1, 1, 32).expand(3, 32, 32)
     assert lpips(smooth, smooth) == 0
