@@ -8,10 +8,12 @@ from typing import Any
 
 from cmtool import recipe as recipes
 from cmtool.checkpoint import Checkpoint
+from cmtool.denoiser import Denoiser
 from cmtool.errors import CmtoolError
 from cmtool.foreign.openai import PRESETS
 from cmtool.formats.base import Format, Source
 from cmtool.workflows._export_check import Row
+from cmtool.workflows._sharded import fingerprint
 
 LICENCES = {
     "digits": "CC BY 4.0",
@@ -62,8 +64,38 @@ def parents(origin: Mapping[str, Any], whose: str = "") -> dict[str, str]:
     return found
 
 
+def measured(model: Denoiser, folder: Path) -> list[str]:
+    """Figures of these very weights in the reports of `cmtool eval`, as rows of a table.
+
+    Args:
+        model: Not rounded.
+        folder: Where reports lie.
+    """
+    weights, found = fingerprint(model)["weights"], []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            reference = (content["reference"] or {}).get("name", "")
+            for row in content["rows"]:
+                if row.get("weights_sha256") == weights:
+                    found += [
+                        f"| {name} | {figure['value']:.4g} | {row['nfe']} | {row['n']:,} | "
+                        f"{reference} | {path.name} |"
+                        for name, figure in row["figures"].items()
+                    ]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # Not a report of images against a reference.
+    return found
+
+
 def card(
-    kind: Format, name: str, source: Source, file: str, hashes: Mapping[str, str], rows: list[Row]
+    kind: Format,
+    name: str,
+    source: Source,
+    file: str,
+    hashes: Mapping[str, str],
+    rows: list[Row],
+    figures: list[str],
 ) -> str:
     """The model card, Markdown with the Hub's header.
 
@@ -74,11 +106,16 @@ def card(
         file: The target's name.
         hashes: SHA-256 of the files.
         rows: The check's result.
+        figures: See `measured`.
     """
     meta = source.model.meta
     worst = max(rows, key=lambda row: row.error / (row.tolerance or 1))
     table = "\n".join(f"| {key} | {value} |" for key, value in _facts(source).items())
     licences = "\n".join(f"- {key}: {value}" for key, value in parents(meta.origin).items())
+    head = "| figure | value | NFE | images | against | report |\n|---|---|---|---|---|---|"
+    known = "\n".join([head, *figures]) if figures else "`evals/` has no report of these weights."
+    if figures and source.dtype != "float32":
+        known += f"\n\nMeasured before the weights were rounded to {source.dtype}."
     sums = "\n".join(f"{value}  {key}" for key, value in hashes.items())
     return f"""---
 library_name: {"diffusers" if name == "diffusers" else "cmtool"}
@@ -104,7 +141,7 @@ tags:
 
 ## Metrics
 
-None are recorded with the weights. `cmtool eval fid --model MODEL` measures them.
+{known}
 
 ## What it was made of
 

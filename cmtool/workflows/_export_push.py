@@ -21,12 +21,12 @@ def check_push(repo: str | None) -> None:
         return
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo) is None:
         raise RecipeError(f"--push '{repo}' is no name of the Hub", "--push OWNER/NAME")
+    if offline():
+        raise RecipeError("--push needs a network, and CMTOOL_OFFLINE is set", "drop --push")
     if find_spec("huggingface_hub") is None:
         raise RecipeError(
             "--push needs huggingface_hub, which is not installed", "pip install 'cmtool[hub]'"
         )
-    if offline():
-        raise RecipeError("--push needs a network, and CMTOOL_OFFLINE is set", "drop --push")
 
 
 def push(repo: str, target: Path, paths: Sequence[Path]) -> str:

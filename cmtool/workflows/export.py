@@ -13,11 +13,11 @@ from typing import Any
 from cmtool import registry
 from cmtool.checkpoint import Checkpoint
 from cmtool.denoiser import Denoiser
-from cmtool.errors import ExportError, RecipeError, Say, did_you_mean, silent
+from cmtool.errors import CheckpointError, ExportError, RecipeError, Say, did_you_mean, silent
 from cmtool.foreign import diffusers
 from cmtool.formats.base import DTYPES, Format, Source
 from cmtool.workflows._draw import parse_times, plan_for
-from cmtool.workflows._export_card import card, parents, portable
+from cmtool.workflows._export_card import card, measured, parents, portable
 from cmtool.workflows._export_check import Row, as_json, compare, rounded, rounding, table
 from cmtool.workflows._export_place import check_place, companions, draft, keep, place
 from cmtool.workflows._export_push import check_push, push
@@ -79,7 +79,7 @@ def export(request: Request, say: Say = silent) -> Report:
     """
     kind = _format(request)
     check_push(request.push)
-    path = request.model or newest_run(Path("runs"), "consistency", say)
+    path = request.model or _newest(request.format, say)
     model = open_model(path, weights=request.weights, facts=request.facts, say=say)
     target = request.out or Path("exports") / _name(path, kind, request)
     if kind.suffix and target.suffix != kind.suffix:
@@ -105,6 +105,13 @@ def export(request: Request, say: Say = silent) -> Report:
         paths = place(folder, target, overwrite=request.overwrite)
     address = None if request.push is None else push(request.push, target, paths)
     return Report(table(rows), tuple(paths), address)
+
+
+def _newest(name: str, say: Say) -> Path:
+    try:
+        return newest_run(Path("runs"), "consistency", say)
+    except CheckpointError as error:
+        raise CheckpointError(error.message, f"cmtool export {name} MODEL") from None
 
 
 def _write(
@@ -136,7 +143,9 @@ def _write(
     for file in files:  # safetensors gives its files to their owner alone.
         file.chmod(report_file.stat().st_mode)
     if passed:
-        text = card(kind, request.format, source, path.name, hashes, rows)
+        text = card(
+            kind, request.format, source, path.name, hashes, rows, measured(before, Path("evals"))
+        )
         card_file.write_text(text, encoding="utf-8")
     return rows
 

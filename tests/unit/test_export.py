@@ -27,6 +27,7 @@ from cmtool.tensor_file import read_tensors
 from cmtool.workflows import _export_push
 from cmtool.workflows import export as workflow
 from cmtool.workflows._export_card import parents, portable
+from cmtool.workflows._sharded import fingerprint
 from cmtool.workflows.export import Report, Request, export
 from cmtool.workflows.load import open_model
 
@@ -247,6 +248,25 @@ def test_the_card_and_the_report(tmp_path: Path) -> None:
     assert f"{content['sha256']['out.safetensors']}  out.safetensors" in text
 
 
+def test_the_card_has_the_figures_of_these_weights_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = write(tmp_path / "model.safetensors", "tiny")
+    weights = fingerprint(cmtool.load(model, device="cpu"))["weights"]
+    row = {"weights_sha256": weights, "nfe": 1, "n": 5000, "figures": {"FID": {"value": 3.125}}}
+    other = {**row, "weights_sha256": "0", "figures": {"FID": {"value": 9.875}}}
+    content = {"reference": {"name": "cifar10"}, "rows": [other, row]}
+    for name, text in {"a": json.dumps(content), "b": "[1]", "c": "{", "d": "{}"}.items():
+        (tmp_path / "evals").mkdir(exist_ok=True)
+        (tmp_path / "evals" / f"{name}.json").write_text(text)
+    out, _ = made(model, "pt", dtype="float16")
+    card = out.with_name("out.pt.md").read_text()
+    assert "| FID | 3.125 | 1 | 5,000 | cifar10 | a.json |" in card
+    assert "before the weights were rounded" in card
+    assert "9.875" not in card
+
+
 def test_paths_of_this_machine_stay_here() -> None:
     origin = {"teacher": "/home/me/runs/dsm/step-00000002", "data": {"source": "/data/x.zip"}}
     assert portable(origin) == {"teacher": "dsm/step-00000002", "data": {"source": "data/x.zip"}}
@@ -285,8 +305,7 @@ FAILURES = [
 
 
 @pytest.mark.parametrize(("raised", "seen"), FAILURES, ids=lambda e: repr(e)[:20])
-@pytest.mark.parametrize("where", ["write", "pairs"])
-@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize(("where", "earlier"), [("write", True), ("pairs", False)])
 def test_a_failure_leaves_no_half_file(
     raised: BaseException,
     seen: type[BaseException],
