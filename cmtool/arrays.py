@@ -5,6 +5,7 @@ numbers in [0, 1].
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,13 @@ Back = Callable[[Tensor], Any]
 """(B, C, H, W) in [-1, 1] to what was given."""
 
 
-def as_batch(image: Any) -> tuple[Tensor, Back, Tensor | None]:
+def as_batch(image: Any, *, opaque: bool = False) -> tuple[Tensor, Back, Tensor | None]:
     """Reads pictures.
 
     Args:
         image: A Pillow image, an array (H, W), (H, W, C) or (N, H, W, C), a tensor (C, H, W) or (N,
             C, H, W), or a list of one kind and size.
+        opaque: Whether results lose the transparency that Pillow images had.
 
     Returns:
         (B, C, H, W) float in [-1, 1], C = 1 or 3; what makes the same kind of a result; and the
@@ -34,13 +36,14 @@ def as_batch(image: Any) -> tuple[Tensor, Back, Tensor | None]:
         DataError: It is nothing of that, or not finite, or leaves [-1, 1].
     """
     if isinstance(image, list | tuple):
-        return _as_list(image)
+        return _as_list(image, opaque=opaque)
     if is_pil(image):
         picture = _picture(image)
 
         def to_pil(x: Tensor) -> Any:
             pixels = to_uint8(x)[0].permute(1, 2, 0).cpu().numpy()
-            return picture.with_pixels(pixels).to_pil()
+            found = picture.with_pixels(pixels)
+            return (replace(found, alpha=None) if opaque else found).to_pil()
 
         alpha = picture.alpha
         shade = None if alpha is None else torch.from_numpy(alpha.copy())[None, None] / 255
@@ -69,6 +72,8 @@ def as_mask(mask: Any, name: str) -> Tensor:
         given = torch.as_tensor(np.array(mask) if isinstance(mask, np.ndarray) else mask)
     except (TypeError, ValueError, RuntimeError):
         raise DataError(f"{name} is a {type(mask).__name__}", "an array (H, W)") from None
+    if given.dtype == torch.uint8 and given.numel() and given.max() == 1:
+        raise DataError(f"{name} has bytes of 0 and 1, and white is 255", f"{name}.astype(bool)")
     x = given.to(torch.float64) / (255 if given.dtype == torch.uint8 else 1)
     x = x[None] if x.ndim == 2 else x
     x = x[:, None] if x.ndim == 3 else x
@@ -81,10 +86,10 @@ def as_mask(mask: Any, name: str) -> Tensor:
     return x
 
 
-def _as_list(pictures: Sequence[Any]) -> tuple[Tensor, Back, Tensor | None]:
+def _as_list(pictures: Sequence[Any], *, opaque: bool) -> tuple[Tensor, Back, Tensor | None]:
     if not pictures:
         raise DataError("the list of pictures is empty")
-    read = [as_batch(picture) for picture in pictures]
+    read = [as_batch(picture, opaque=opaque) for picture in pictures]
     shapes = {tuple(batch.shape) for batch, _, _ in read}
     if len(shapes) > 1:
         told = ", ".join("x".join(map(str, shape[1:])) for shape in sorted(shapes))

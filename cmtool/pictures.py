@@ -55,12 +55,14 @@ class Picture:
         return images.from_uint8(torch.from_numpy(array)).permute(2, 0, 1)[None]
 
     def with_pixels(self, pixels: Pixels) -> "Picture":
-        """Other pixels (H', W', 1 or 3) under the same transparency, enlarged if they are more; a
-        profile of other channels is left out."""
+        """Other pixels (H', W', 1 or 3) under the same transparency, resized with them, or none
+        where they show another section; a profile of other channels is left out."""
         alpha = self.alpha
         if alpha is not None and alpha.shape != pixels.shape[:2]:
-            size = (pixels.shape[1], pixels.shape[0])
-            alpha = np.asarray(Image.fromarray(alpha).resize(size, Image.Resampling.BICUBIC))
+            (height, width), (rows, columns) = self.size, pixels.shape[:2]
+            whole = abs(rows * width - columns * height) <= max(height, width)  # Sides are rounded.
+            resized = Image.fromarray(alpha).resize((columns, rows), Image.Resampling.BICUBIC)
+            alpha = np.asarray(resized) if whole else None
         icc = self.icc if pixels.shape[2] == self.pixels.shape[2] else None
         return replace(self, pixels=pixels, alpha=alpha, icc=icc)
 

@@ -111,6 +111,9 @@ class OneFile:
             else None,
             progress=self.progress,
         )
+        if outcome.sigma is not None:
+            sigma = float(outcome.sigma[0])
+            self.say(f"{task.source}: noise of {sigma:.3g}, that is {127.5 * sigma:.3g}/255")
         if outcome.tol and outcome.error is not None and outcome.error.max() > outcome.tol:
             self.say(
                 f"{task.source}: the result misses the measurement by {outcome.error.max():.2g}, "
@@ -153,7 +156,7 @@ class OneFile:
             paths.append(task.beside(ANIMATION))
             save_steps(paths[-1], steps)
         for target, result in zip(task.targets, pixels, strict=True):
-            _shaped(picture, result).save(target)
+            picture.with_pixels(result).save(target)
         return [*paths, *task.targets], found
 
     def _truth(self, task: Task, outcome: Outcome) -> Tensor | None:
@@ -178,13 +181,6 @@ class OneFile:
         names = ["result"] if self.request.n == 1 else [f"{i + 1}" for i in range(self.request.n)]
         panels |= dict(zip(names, outcome.result, strict=True))
         return panels if truth is None else panels | {"truth": truth}
-
-
-def _shaped(picture: Picture, result: Pixels) -> Picture:
-    """A result with the input's transparency and profile, if it shows the same."""
-    height, width = picture.size
-    same = result.shape[0] * width == result.shape[1] * height
-    return picture.with_pixels(result) if same else Picture(result)
 
 
 def from_mask(mask: Pixels) -> Tensor:

@@ -102,6 +102,7 @@ class Outcome:
         error: (B,) relative measurement error of the result before it is brought into [-1, 1].
         saved_error: The same once it is 8-bit.
         tol: What `error` should not exceed; 0 where the projection is exact.
+        sigma: (B,) the noise that the pictures had, if that was known or estimated.
     """
 
     result: Tensor
@@ -110,6 +111,7 @@ class Outcome:
     error: Tensor | None
     saved_error: Tensor | None
     tol: float
+    sigma: Tensor | None
 
 
 def run_job(
@@ -251,4 +253,5 @@ class _Run:
 
 def _outcome(edit: Edit, found: Tensor, result: Tensor) -> Outcome:
     saved = from_uint8(to_uint8(result)).to(result)
-    return Outcome(result, edit.shown, None, edit.error(found), edit.error(saved), edit.tol)
+    errors = edit.error(found), edit.error(saved)
+    return Outcome(result, edit.shown, None, *errors, edit.tol, edit.sigma)

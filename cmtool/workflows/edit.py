@@ -114,10 +114,11 @@ def edit(
         raise RecipeError(f"variant must be 0 or more, got {variant}", "variant=0")
     wish = Wish(steps, times, seed, label, guidance, inner_steps, native)
     job = make_job(denoiser, editor, wish)
-    batch, back, alpha = arrays.as_batch(image)
+    from_alpha = "mask" in editor.pictures and "mask" not in pictures
+    batch, back, alpha = arrays.as_batch(image, opaque=from_alpha)
     batch = in_channels(batch, job, "the picture")
     aligned = {name: arrays.as_mask(value, name) for name, value in pictures.items()}
-    if "mask" in editor.pictures and "mask" not in aligned and alpha is not None:
+    if from_alpha and alpha is not None:
         aligned["mask"] = (alpha < 0.5).to(batch)
     _check_pictures(editor, aligned, batch)
     rng = SeedRng(seed, [variant] * len(batch), denoiser.device)
@@ -172,11 +173,14 @@ def edit_files(
     written, scores, failed = _all(one, tasks, say)
     if failed and len(files.tasks) == 1:
         raise failed[0][1]
-    if failed:
-        raise _failure(failed, len(tasks))
-    lines = [f"{path}: {found}" for path, found in scores.items() if str(found)]
+    first = "" if request.n == 1 else f", first of {request.n}"
+    lines = [f"{path}{first}: {found}" for path, found in scores.items() if str(found)]
     if len(lines) > 1:
         lines.append(f"mean of {len(lines)}: {mean_score(list(scores.values()))}")
+    if failed:
+        for line in lines:
+            say(line)
+        raise _failure(failed, len(tasks))
     return EditReport((*[path for path in written if path != last], last), tuple(lines))
 
 
@@ -260,8 +264,9 @@ def _kernels(editor: Editor, options: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _failure(failed: Failed, total: int) -> SomeFailed:
     told = "".join(f"\n  {task.source}: {error.message}" for task, error in failed)
+    others = "the others are done" if len(failed) < total else "none is done"
     return SomeFailed(
-        f"{len(failed)} of {total} files failed, the others are done:{told}",
+        f"{len(failed)} of {total} files failed, {others}:{told}",
         "the same command with --resume tries those again",
     )
 

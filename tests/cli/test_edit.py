@@ -3,6 +3,7 @@ a file gives the same result alone, in a folder and from Python."""
 
 import dataclasses
 import os
+import re
 import shutil
 from io import BytesIO
 from pathlib import Path
@@ -22,6 +23,7 @@ from cmtool.editors.superres import Superres
 from cmtool.errors import CmtoolError
 from cmtool.losses.cd import CD
 from cmtool.losses.dsm import DSM
+from cmtool.pictures import Picture
 from cmtool.rng import SeedRng
 from cmtool.workflows import _edit_one
 
@@ -192,12 +194,38 @@ def test_alpha_and_profile_come_back(here: Path):
     assert (np.asarray(result)[:, :, 3] == rgba[:, :, 3]).all()
     edit("superres", "in.png", "--factor", "2")
     assert opened("in.superres.png").mode == "RGBA"
+    edit("stroke", "in.png", "--native")
+    assert opened("in.stroke.png").size == (8, 7)
+    assert opened("in.stroke.png").mode == "RGBA"
+
+
+def test_a_section_keeps_the_profile_and_no_transparency():
+    picture = Picture(noise(10, 20, 3), noise(10, 20), icc=b"profile")
+    for size, mode in {(5, 10): "RGBA", (3, 7): "RGBA", (8, 8): "RGB"}.items():
+        result = picture.with_pixels(noise(*size, 3)).to_pil()
+        assert (result.mode, result.info["icc_profile"]) == (mode, b"profile")
 
 
 def test_a_long_thin_picture_goes_over_tiles(here: Path):
     Image.fromarray(noise(300, 3)).save("in.png")
     edit("denoise", "in.png", "--sigma", "0.2", model="cm")
     assert opened("in.denoise.png").size == (3, 300)
+
+
+def test_the_noise_is_told(here: Path):
+    Image.fromarray(noise(20, 20)).save("in.png")
+    done = edit("denoise", "in.png", "--sigma", "5/255", model="cm")
+    assert "in.png: noise of 0.0392, that is 5/255" in done.stderr
+    assert "in.png: noise of " in edit("denoise", "in.png", "--overwrite", model="cm").stderr
+
+
+def test_a_missed_measurement_is_told(here: Path):
+    pytest.importorskip("deepinv", reason="the operators are deepinv's")
+    wild = noise(8, 8)
+    Image.fromarray(wild).save("in.png")
+    words = ("deblur", "in.png", "--overwrite")
+    assert "more than the tolerance" not in edit(*words, "--tol", "0.9", model="cm").stderr
+    assert "more than the tolerance 1e-05" in edit(*words, "--tol", "1e-5", model="cm").stderr
 
 
 def test_grey_pictures_and_coloured_models(here: Path):
@@ -226,6 +254,7 @@ def test_variants_are_numbered_and_do_not_depend_on_their_number(here: Path):
     done = edit("colorize", "grey.png", "--n", "3")
     names = [f"grey.colorize.{i}.png" for i in (1, 2, 3)]
     assert done.stdout.splitlines()[-3:] == names
+    assert done.stdout.startswith("grey.png, first of 3: measurement error")
     edit("colorize", "grey.png", "--n", "1")
     assert np.abs(pixels("grey.colorize.png") - pixels(names[0])).max() <= 1
     assert (pixels(names[0]) != pixels(names[1])).any()
@@ -246,6 +275,7 @@ def test_a_file_gives_the_same_alone_in_a_folder_and_from_python(here: Path):
 def test_one_bad_file_costs_no_other(here: Path, world: Path):
     shutil.copytree(world / "mixed", "mixed")
     done = edit("colorize", "mixed", code=1)
+    assert re.search(r"mixed/1.png: measurement error .* once saved\n", done.stderr)
     assert "passed over, no pictures: a.txt" in done.stderr
     assert done.stderr.endswith(
         "error: 1 of 3 files failed, the others are done:\n"
@@ -276,6 +306,13 @@ def test_a_stop_keeps_what_is_done(here: Path, monkeypatch: pytest.MonkeyPatch):
     done = edit("colorize", "in", code=130)
     assert "stopped; 1 of 3 files are done" in done.stderr
     assert os.listdir("in.colorize") == ["0.png"]
+
+
+def test_all_may_fail(here: Path):
+    Path("bad").mkdir()
+    for name in ("a.png", "b.png"):
+        Path("bad", name).write_bytes(b"no picture")
+    assert "2 of 2 files failed, none is done" in edit("colorize", "bad", code=1).stderr
 
 
 def test_names_that_would_be_the_same(here: Path):
@@ -409,6 +446,22 @@ def test_the_same_kind_comes_back():
     assert [picture.size for picture in some] == [(10, 12)] * 2
 
 
+def test_repainted_transparency_is_seen():
+    rgba = noise(8, 8, 4)
+    rgba[..., 3] = 255
+    rgba[2:4, 2:4, 3] = 0
+    picture = Image.fromarray(rgba)
+    for result in (
+        api.edit(small_model(), "inpaint", picture, steps=1),
+        *api.edit(small_model(), "inpaint", [picture], steps=1),
+    ):
+        assert result.mode == "RGB"
+        hole = rgba[..., 3] == 0
+        assert (np.asarray(result)[~hole] == rgba[~hole][:, :3]).all()
+    given = api.edit(small_model(), "inpaint", picture, steps=1, mask=np.eye(8, dtype=bool))
+    assert given.mode == "RGBA"
+
+
 def test_a_batch_is_one_batch_of_calls(monkeypatch: pytest.MonkeyPatch):
     model, seen = small_model(), []
     real = model.network.forward
@@ -443,6 +496,8 @@ def test_what_is_refused():
         api.edit(model, "inpaint", image, mask="mask.png")
     with pytest.raises(CmtoolError, match="mask leaves 0"):
         api.edit(model, "inpaint", image, mask=np.full((8, 8), 7.0))
+    with pytest.raises(CmtoolError, match="mask has bytes of 0 and 1"):
+        api.edit(model, "inpaint", image, mask=np.eye(8, dtype=np.uint8))
     with pytest.raises(CmtoolError, match="takes no 'mask'"):
         api.edit(model, Superres(factor=2), image, mask=torch.zeros(8, 8))
     with pytest.raises(CmtoolError, match="wrong type: strength='x'"):
