@@ -56,8 +56,7 @@ def open_one(request: Request, say: Say, kind: Kind | None = None) -> tuple[Open
             f"{model.source} is a {model.denoiser.kind} model; this needs a {kind} model",
             "make one: cmtool distill --teacher MODEL",
         )
-    name = opened.path.resolve().name if opened.path.is_dir() else opened.path.stem
-    out = place_for(request.out, name, request.command, overwrite=request.overwrite)
+    out = place_for(request.out, opened.name, request.command, overwrite=request.overwrite)
     model.denoiser.to(pick_device(request.device))
     return opened, out
 

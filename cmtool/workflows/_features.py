@@ -40,7 +40,7 @@ Check = Callable[[], None]
 
 BLOCK = 1024
 """Images of one mark, and fewest rows of one update of a covariance."""
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,14 @@ def vault_of(source: Source, extractor: Extractor, *, probabilities: bool = Fals
     """Where the features of a source are kept."""
     width = extractor.dim or math.prod(source.shape)
     widths = {"features": width} | ({"probabilities": extractor.classes} if probabilities else {})
-    facts = {**source.facts, "n": source.n, **extractor.facts, "widths": widths, "cache": VERSION}
+    # Apart: both tell the hash of their "weights".
+    facts = {
+        "images": dict(source.facts),
+        "features": dict(extractor.facts),
+        "n": source.n,
+        "widths": widths,
+        "cache": VERSION,
+    }
     key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
     return Vault(cache_dir() / "features" / key, source.n, widths, facts)
 

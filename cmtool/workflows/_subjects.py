@@ -190,6 +190,11 @@ class Opened:
     model: Model
     plans: tuple[Plan, ...]
 
+    @property
+    def name(self) -> str:
+        """What its files are called."""
+        return self.path.resolve().name if self.path.is_dir() else self.path.stem
+
 
 def open_models(request: Request, say: Say) -> list[Opened]:
     """Opens the models on the CPU and plans their rows.

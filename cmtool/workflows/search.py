@@ -133,16 +133,12 @@ def search(
     Raises:
         CmtoolError: Model or data cannot be opened, or the results not be written.
     """
-    kind, features = _parts(wanted.metric)
-    request = replace(
-        request, metrics=(kind,), features=features, steps=str(wanted.steps), n=request.n or N
-    )
+    request = _with(wanted, request)
     opened = _open(request, wanted, say)
     model = opened.model.denoiser
     if wanted.save:
         checkpoint.store_times(opened.path, {})  # Fails now rather than at the end.
-    name = opened.path.resolve().name if opened.path.is_dir() else opened.path.stem
-    out = wanted.out or Path("evals") / f"{name}-search"
+    out = wanted.out or Path("evals") / f"{opened.name}-search"
     figure = Figure(opened, request, say, progress)
     settings = {"metric": wanted.metric} | figure.settings
     log = _Log.open(out / "search.json", settings, overwrite=wanted.overwrite)
@@ -191,6 +187,12 @@ def _parts(metric: str) -> tuple[str, str | None]:
     raise RecipeError(
         f"unknown metric '{metric}'", "fid, kid, fd-pixel, fd-lite0, kid-lite0 or fd-FILE"
     )
+
+
+def _with(wanted: Wanted, request: Request) -> Request:
+    kind, features = _parts(wanted.metric)
+    number = request.n or N
+    return replace(request, metrics=(kind,), features=features, steps=str(wanted.steps), n=number)
 
 
 def _open(request: Request, wanted: Wanted, say: Say) -> Opened:

@@ -17,7 +17,7 @@ import torch
 from cli_world import SMALL, SMALL_CD, cmtool, must
 from PIL import Image
 
-from cmtool import images
+from cmtool import checkpoint, images
 from cmtool.data.catalog import open_data
 from cmtool.data.places import cache_dir
 from cmtool.metrics import references
@@ -483,9 +483,22 @@ def test_a_full_disk_is_one_error(here: Path, monkeypatch: pytest.MonkeyPatch):
 def test_other_settings_are_other_entries(here: Path):
     base = ["fd", "--n", "50", "--model", "runs/cm", "--bootstrap", "0"]
     found = {values(measured(*base))[0]}
-    for more in (["--seed", "1"], ["--steps", "2"], ["--times", "40"], ["--n", "51"]):
-        found.add(values(measured(*base, *more))[0])
-    assert len(found) == 5
+    for more in (
+        *(["--seed", "1"], ["--steps", "2"], ["--times", "40"], ["--n", "51"]),
+        *(["--weights", "student"], ["--protocol", "cm-cifar10"]),
+        *(["--model", "dm@6"], ["--model", "dm@6", "--solver", "euler"]),
+    ):
+        words = [*base[:3], *more, *base[5:]] if "--model" in more else [*base, *more]
+        found.add(values(measured(*words))[0])
+    assert len(found) == 9, found
+    # The same path with other weights, no figure of which may come from the cache.
+    opened = checkpoint.Checkpoint.open(Path("runs/cm"))
+    weights = opened.weights(opened.choose("ema"))
+    for scale in (1.0, 1.1):
+        scaled = {name: value * scale for name, value in weights.items()}
+        checkpoint.write_file(Path("one.safetensors"), opened.meta, opened.recipe, scaled)
+        found.add(values(measured(*base[:3], "--model", "one.safetensors", *base[5:]))[0])
+    assert len(found) == 10
     shutil.rmtree(cache_dir())
     assert values(measured(*base))[0] in found
 
