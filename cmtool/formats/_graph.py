@@ -95,8 +95,10 @@ def program(source: Source) -> ExportedProgram:
     if model.num_classes:
         inputs.append(torch.zeros(2, dtype=torch.int64))
     batch = tuple({0: Dim.DYNAMIC} for _ in inputs)
+    made.eval()
     with torch.no_grad():
-        return export(made.eval(), tuple(inputs), dynamic_shapes=batch)
+        made(*inputs)  # What is computed once and kept must be numbers, not symbols of the export.
+        return export(made, tuple(inputs), dynamic_shapes=batch)
 
 
 def pair(name: str, source: Source, run: Run) -> Pair:
