@@ -61,9 +61,9 @@ def draft(target: Path) -> Iterator[Path]:
         folder.mkdir(parents=True)
         yield folder
     except (OSError, SafetensorError, RuntimeError) as error:
-        if not _is_full(error):
+        reason = _of_the_disk(error)
+        if reason is None:
             raise
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise CheckpointError(
             f"cannot write '{target}': {reason.lower()}", "free space or another --out"
         ) from None
@@ -74,9 +74,17 @@ def draft(target: Path) -> Iterator[Path]:
                 parent.rmdir()
 
 
-def _is_full(error: Exception) -> bool:
-    """Whether an error is the disk's; torch and safetensors have no type for that."""
-    return isinstance(error, OSError | SafetensorError) or "PytorchStreamWriter" in str(error)
+def _of_the_disk(error: Exception) -> str | None:
+    """What is wrong with the disk, if that is the error's cause."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if isinstance(error, SafetensorError):
+        return str(error).rpartition("I/O error: ")[2]
+    # torch has no type for it: its writer of zip files complains of what reached the disk.
+    parts = ("PytorchStreamWriter", "inline_container")
+    if any(part in str(error) for part in parts):
+        return "the disk is full, or took a part only"
+    return None
 
 
 def keep(folder: Path, target: Path) -> Path:

@@ -89,6 +89,8 @@ def export(request: Request, say: Say = silent) -> Report:
         )
     check_place(target, folder=not kind.suffix, overwrite=request.overwrite, model=path)
     model = replace(model, meta=_described(model, path, request.weights))
+    which = ", ".join(model.meta.weights) or "of the file"
+    say(f"{model.denoiser.kind} model {model.source}, weights {which}")
     before = copy.deepcopy(model.denoiser)
     source = Source(model, request.dtype, _times(request, model.denoiser))
     kind.check(source)

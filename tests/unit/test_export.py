@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import re
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -331,6 +332,22 @@ def test_a_failure_leaves_no_half_file(
     assert after.keys() == before.keys()
     files = [name for name in after if (model.parent / name).is_file()]
     assert [after[name] for name in files] == [before[name] for name in files]
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pt", "openai"])
+@pytest.mark.parametrize("limit", [100, 300_000])
+def test_a_full_disk_is_one_message(kind: str, limit: int, tmp_path: Path) -> None:
+    model = write(tmp_path / "model.safetensors")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))  # As a full disk does.
+    try:
+        suffix = registry.load("formats", kind).suffix
+        done = command("export", kind, str(model), "--out", str(tmp_path / f"new/o{suffix}"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert done.exit_code == 2
+    assert re.search(r"error: cannot write '.*': (file too large|the disk is full)", done.stderr)
+    assert names(tmp_path) == ["model.safetensors"]
 
 
 @pytest.mark.parametrize("wrong", ["values", "nan", "shape"])
