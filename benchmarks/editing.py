@@ -217,7 +217,16 @@ def main() -> None:
     parser.add_argument("--inner-steps", type=int, help="the teacher's for each noise level")
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--bf16", action="store_true", help="networks in bfloat16, for every method"
+    )
     o = parser.parse_args()
+    with torch.autocast(o.device, torch.bfloat16, enabled=o.bf16):
+        tables(o)
+
+
+def tables(o: argparse.Namespace) -> None:
+    """One for each task."""
     test = open_data("cifar10", split="test")
     clean = from_uint8(torch.from_numpy(test.images(np.arange(o.images)))).double()
     model, teacher = (
