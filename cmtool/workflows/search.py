@@ -235,6 +235,8 @@ class Figure:
         self.extractor = open_features(spec, self.device, mode=rules.mode, say=say)
         name, shape = reference_name(request, [opened]), opened.model.denoiser.image_shape
         self.reference = open_reference(name, shape, [opened], request, say)
+        for note in self.reference.notes:
+            say(f"note: {note}")
         self.gaussian, self.rows = _figures.wants(request.metrics)
         check(self.reference, self.extractor, gaussian=self.gaussian, rows=self.rows)
 

@@ -145,6 +145,15 @@ def test_a_search_makes_any_figure_small(here: Path, metric: str, command: tuple
     assert "holds a search with another protocol" in other.stderr
 
 
+def test_a_search_tells_what_was_done_to_its_reference(here: Path):
+    for i in range(4):
+        Path("colour").mkdir(exist_ok=True)
+        Image.new("RGB", (16, 16), (60 * i, 0, 0)).save(f"colour/{i}.png")
+    done = search("--data", "colour", "--budget", "1")
+    assert "note: the reference was cut and resized to 8x8" in done.stderr
+    assert "note: the reference's colours were made grey" in done.stderr
+
+
 def test_a_search_is_refused_levels_of_two_numbers(here: Path):
     done = search("--model", "cm@3", code=2)
     assert "error: 'cm@3' and --steps 2 disagree" in done.stderr
