@@ -29,6 +29,7 @@ SHAPE, MEAN = (3, 4, 4), 0.1
 EVALUATIONS = (18, 37, 74, 149, 299, 599)
 PAGE = Path(__file__).parents[2] / "docs" / "editing.md"
 # Largest error of the covariance after 149 and after 599 evaluations.
+EACH = ["inpaint", *(pytest.param(n, marks=pytest.mark.slow) for n in EXACT if n != "inpaint")]
 BOUNDS = {"inpaint": (0.15, 0.05), "superres": (0.15, 0.05), "compressed": (0.3, 0.12)}
 
 
@@ -122,7 +123,7 @@ def followed(name, denoise, evaluations):
     return float(off), float(error), float(found.trace() / truth.trace())
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", EACH)
 def test_with_a_consistency_function_the_posterior_is_approached(name):
     off, errors, _ = zip(*(sampled(name, "consistency", n) for n in EVALUATIONS), strict=True)
     assert list(errors) == sorted(errors, reverse=True)
@@ -135,7 +136,7 @@ def test_with_a_consistency_function_the_posterior_is_approached(name):
     assert 3 < errors[3] / errors[5] < 4.5
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", EACH)
 def test_with_a_denoiser_the_mean_is_approached_and_half_the_covariance(name):
     early, late = (sampled(name, "denoiser", n) for n in (EVALUATIONS[2], EVALUATIONS[-1]))
     assert late[0] < min(0.04, early[0] / 2)
@@ -144,7 +145,7 @@ def test_with_a_denoiser_the_mean_is_approached_and_half_the_covariance(name):
     assert abs(late[2] - 0.5) < abs(early[2] - 0.5)
 
 
-@pytest.mark.parametrize("name", ["inpaint", "colorize"])
+@pytest.mark.parametrize("name", ["inpaint", pytest.param("colorize", marks=pytest.mark.slow)])
 def test_a_teacher_that_runs_to_the_end_is_a_consistency_function(name):
     """The more of Heun's steps before each projection, the nearer."""
     _, exact, whole = sampled(name, "consistency", 74)
@@ -181,6 +182,7 @@ def test_the_points_follow_a_distribution_exactly():
     assert (found - spread).abs().max() <= 1e-9
 
 
+@pytest.mark.slow
 def test_the_table_in_the_docs_is_true():
     rows = dict(re.findall(r"^\| (\w+) \| ([\d. |]+?) \|$", PAGE.read_text(), re.MULTILINE))
     for name in EXACT:
