@@ -70,8 +70,8 @@ def check(name: str, source: Source) -> None:
         CheckpointError: Names it.
     """
     if source.times and source.denoiser.kind != "consistency":
-        why = "only that of a consistency model is"
-        raise refuse(name, "the sampler of a diffusion model", why, "drop --steps and --times")
+        why = "its solver is not a part of it"
+        raise refuse(name, "a sampler of a diffusion model", why, "drop --steps and --times")
 
 
 def names(source: Source) -> list[str]:

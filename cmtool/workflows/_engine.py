@@ -96,9 +96,9 @@ def on_engine(opened: Model, engine: str, device: torch.device, say: Say) -> Den
         ExportError: What was built computes something else.
         DataError: The cache cannot be written.
     """
-    model = opened.denoiser.to(device)
+    model = opened.denoiser
     if engine == "torch":
-        return model
+        return model.to(device)
     if device.type != "cpu":
         raise DeviceError(f"--engine {engine} runs on the CPU, not on '{device}'", "--device cpu")
     kind = registry.load("formats", engine)()

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import pytest
 import torch
 
 from cmtool import checkpoint, registry
+from cmtool.data.places import cache_dir
+from cmtool.errors import CheckpointError, DeviceError, RecipeError, silent
+from cmtool.formats.base import Source
 from cmtool.losses.cd import CD
 from cmtool.meta import Meta
 from cmtool.recipe import Recipe
@@ -19,7 +23,10 @@ from cmtool.schedules.karras import Karras
 from cmtool.schedules.trigflow import TrigFlow
 from cmtool.settings import DenoiserSettings
 from cmtool.solvers.heun import Heun
+from cmtool.workflows._draw import draw, plan_for
+from cmtool.workflows._engine import Compiled, check_engine, on_engine
 from cmtool.workflows.export import Request, export
+from cmtool.workflows.load import Model, open_model
 from cmtool.workflows.sample import Request as Wish
 from cmtool.workflows.sample import sample_to_files
 
@@ -123,3 +130,97 @@ def test_machine_code(network: str, tmp_path: Path):
     table = errors("aoti", model_file(tmp_path / "m.safetensors", network))
     assert "not contiguous" in table
     assert "BAD" not in table
+
+
+def opened(path: Path, **parts: Any) -> Model:
+    return open_model(model_file(path, **parts))
+
+
+def test_what_no_program_can_hold(tmp_path: Path):
+    consistency = opened(tmp_path / "m.safetensors")
+    consistency.denoiser.kind = "diffusion"
+    sampler = Source(consistency, times=(80.0, 0.8))
+    for name in OUT:
+        with pytest.raises(CheckpointError, match="a sampler of a diffusion model cannot be"):
+            registry.load("formats", name)().check(sampler)
+    with torch.device("meta"):
+        consistency.denoiser.network = torch.nn.Linear(30_000, 30_000)
+    with pytest.raises(CheckpointError, match=r"a network of 3\.6 GB cannot .* 'onnx'"):
+        registry.load("formats", "onnx")().check(Source(consistency))
+
+
+def test_machine_code_needs_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from torch._inductor import cpp_builder
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    def none() -> str:
+        raise InvalidCxxCompiler
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
+    with pytest.raises(DeviceError, match="needs a C\\+\\+ compiler") as caught:
+        registry.load("formats", "aoti")().check(Source(opened(tmp_path / "m.safetensors")))
+    assert "g++" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 1.5])
+@pytest.mark.parametrize("classes", [0, 10])
+def test_a_compiled_model_is_drawn_like_the_model(classes: int, guidance: float, tmp_path: Path):
+    model = opened(tmp_path / "m.safetensors", classes=classes).denoiser
+    asked = []
+
+    def run(*inputs: torch.Tensor) -> torch.Tensor:
+        asked.append([part.dtype for part in inputs])
+        return model(*inputs)
+
+    compiled = Compiled(model, run, "onnx").eval()
+    plan = plan_for(model, 2)
+    plan = replace(plan, guidance=guidance if classes else 1.0)
+    ours, theirs = (draw(each, plan, range(3), 5)[0] for each in (model, compiled))
+    assert torch.equal(ours, theirs)
+    kinds = [torch.float32, torch.float32, *([torch.int64] if classes else [])]
+    assert asked == [kinds] * len(asked)
+    assert len(asked) == (4 if classes and guidance != 1 else 2)
+
+
+def test_a_program_is_not_told_of_guidance(tmp_path: Path):
+    model = opened(tmp_path / "m.safetensors").denoiser
+    x = torch.zeros(1, 1, 8, 8)
+    with pytest.raises(RecipeError, match="--engine aoti cannot tell the network a weight"):
+        Compiled(model, model, "aoti")(x, 1.0, guidance=torch.ones(1))
+
+
+def test_engines_that_are_not_there(tmp_path: Path):
+    with pytest.raises(RecipeError, match="unknown engine 'onx'") as caught:
+        check_engine("onx")
+    assert "did you mean 'onnx'" in caught.value.message
+    there = opened(tmp_path / "m.safetensors")
+    with pytest.raises(DeviceError, match="--engine onnx runs on the CPU, not on 'meta'"):
+        on_engine(there, "onnx", torch.device("meta"), silent)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["onnx", "aoti"])
+def test_engines_draw_the_same_pictures(engine: str, tmp_path: Path):
+    model = model_file(tmp_path / "m.safetensors")
+    said: list[str] = []
+    for name, wish in {
+        "ours": Wish(n=5, steps=2),
+        "theirs": Wish(n=5, steps=2, engine=engine),
+        "again": Wish(n=5, steps=2, engine=engine, batch_size=2),
+    }.items():
+        sample_to_files(model, replace(wish, out=tmp_path / name), device="cpu", say=said.append)
+    for i in range(5):
+        ours, *others = (
+            read(tmp_path / name / f"{i:05}.png").astype(int)
+            for name in ("ours", "theirs", "again")
+        )
+        assert all(np.abs(ours - other).max() <= 1 for other in others)
+    assert len([line for line in said if line.startswith("building")]) == 1
+    folder = cache_dir() / "engines"
+    before = set(folder.iterdir())
+    sample_to_files(
+        model_file(tmp_path / "other.safetensors", classes=3),
+        Wish(n=1, engine=engine, out=tmp_path / "other"),
+        device="cpu",
+    )
+    assert len(set(folder.iterdir()) - before) == 1  # Other weights, another program.
