@@ -61,6 +61,7 @@ def write(
     shape: tuple[int, int, int] = (3, 8, 8),
     classes: int = 5,
     times: dict[Any, tuple[float, ...]] | None = None,
+    grid: tuple[float, ...] = (),
     **fields: Any,
 ) -> Path:
     """A single file of ours; `fields` are the network's, beside or in place of the small ones."""
@@ -77,7 +78,8 @@ def write(
         loss=CD(levels=40) if kind == "consistency" else DSM(),
     )
     names = tuple(f"class {i}" for i in range(classes))
-    meta = Meta(kind, shape, names, times=times or {}, origin={"data": {"name": "digits"}})  # type: ignore[arg-type]
+    origin = {"data": {"name": "digits"}}
+    meta = Meta(kind, shape, names, grid, times or {}, origin=origin)  # type: ignore[arg-type]
     checkpoint.write_file(path, meta, recipe, net.state_dict())
     return path
 

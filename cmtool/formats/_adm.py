@@ -24,6 +24,9 @@ def adm(name: str, source: Source) -> Adm:
     Raises:
         CheckpointError: It is not; names the layer or setting.
     """
+    if source.denoiser.grid:
+        count = len(source.denoiser.grid) - 1
+        raise refuse(name, f"a model made for {count} noise levels of its own", "it knows no such")
     network = source.model.recipe.network
     if not isinstance(network, Adm):
         raise refuse(name, f"network '{_name(network)}'", f"its U-Net has no {_layer(network)}")

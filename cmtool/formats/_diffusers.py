@@ -108,8 +108,8 @@ def usage(source: Source, name: str) -> str:
     """For the model card."""
     model = source.denoiser
     back = (
-        f"cmtool takes the folder too: `cmtool sample {name}`. Names of classes and stored noise "
-        f"levels are not in it."
+        f"cmtool takes the folder too: `cmtool sample {name}`. Names of classes, stored noise "
+        f"levels and guidance without a class are not in it."
     )
     if model.kind == "diffusion":
         classes = "\n\nDDIMPipeline knows no classes: call `unet` with `class_labels` yourself."

@@ -70,13 +70,14 @@ class Diffusers(Format):
         kind = getattr(library, _diffusers.scheduler(source)["_class_name"])
         scheduler = kind.from_pretrained(path / "scheduler")
         consistency = source.denoiser.kind == "consistency"
-        way = _Boundary if consistency else _Numbered
-        levels = () if consistency else _middle(source)
-        theirs = way(unet, scheduler, source.denoiser)
-        return [
-            Pair("diffusers", source.denoiser, theirs, tolerance=1e-4, levels=levels),
-            Pair("cmtool.load", source.denoiser, open_model(path).denoiser),
-        ]
+        model = source.denoiser
+        if consistency:
+            theirs = Pair("diffusers", model, _Boundary(unet, scheduler))
+        else:  # The scheduler computes in float32, and divides by a small number at the end.
+            numbered = _Numbered(unet, scheduler, model)
+            levels = _middle(source)
+            theirs = Pair("diffusers", model, numbered, tolerance=1e-4, levels=levels)
+        return [theirs, Pair("cmtool.load", model, open_model(path).denoiser)]
 
     def usage(self, source: Source, name: str) -> str:
         return _diffusers.usage(source, name)
@@ -88,7 +89,6 @@ class _Boundary:
 
     unet: Any
     scheduler: Any
-    model: Denoiser
 
     def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
         c_skip, c_out = self.scheduler.get_scalings_for_boundary_condition(sigma)

@@ -70,7 +70,7 @@ class OpenAi(Format):
             f'```python\nmodel = cmtool.load("{name}", {python})\n```\n\n'
             f"The network in the words of the released code: "
             f"`{' '.join(f'--{key} {value}' for key, value in flags.items())}`.\n\n"
-            f"Names of classes and stored noise levels are not in the file."
+            f"Names of classes, stored noise levels and guidance without a class are not in it."
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from cli_world import cmtool as command
-from export_models import DDPM, OPENAI, ddpm_range, probe, write
+from export_models import DDPM, ddpm_range, probe, write
 
 import cmtool
 from cmtool import registry
@@ -94,14 +94,14 @@ def test_pt_holds_plain_tensors_and_a_text(dtype: str, tmp_path: Path) -> None:
     assert all(isinstance(tensor, torch.Tensor) for tensor in content["weights"].values())
 
 
+NEARER = DenoiserSettings("consistency", noise_scale=250.0, boundary=0.01)
 ADMS: list[dict[str, Any]] = [
     {},
     {"classes": 0, "scale_shift": False},
     {"resblock_updown": False, "channel_mult": (1, 1, 2), "attention": (8, 2)},
     {"denoiser": DenoiserSettings(noise_scale=250.0), "kind": "diffusion"},
-    {"shape": (1, 8, 8), "schedule": Karras(0.01, 20.0), "denoiser": OPENAI},
+    {"shape": (1, 8, 8), "schedule": Karras(0.01, 20.0), "denoiser": NEARER},
 ]
-ADMS[4]["denoiser"] = DenoiserSettings("consistency", noise_scale=250.0, boundary=0.01)
 
 
 @pytest.mark.parametrize("fields", ADMS)
@@ -207,6 +207,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "denoiser": DDPM,
         "schedule": ddpm_range(),
     },
+    "a model made for noise levels of its own, by progressive distillation": {
+        "kind": "diffusion",
+        "denoiser": DDPM,
+        "schedule": ddpm_range(),
+        "grid": (100.0, 1.0, 0.02),
+    },
 }
 
 
@@ -219,7 +225,11 @@ def test_the_table_of_settings_is_true(tmp_path: Path) -> None:
             found = verdict(model, kind)
             assert (found == "yes") == (told[key, kind] == "yes"), (key, found)
             if found != "yes":
-                named = re.findall("`(.*?)`", key) or ["denoiser.scalings", "precond"]
+                named = re.findall("`(.*?)`", key) or [
+                    "denoiser.scalings",
+                    "precond",
+                    "made for 2 noise levels",
+                ]
                 assert any(name.strip("`") in found.replace("schedule '", "") for name in named), (
                     key,
                     found,
