@@ -113,7 +113,11 @@ def _as_array(image: np.ndarray[Any, Any]) -> tuple[Tensor, Back]:
             f"an array of shape {image.shape} is no picture", "(H, W), (H, W, C) or (N, H, W, C)"
         )
     views = image[None, :, :, None] if ndim == 2 else image[None] if ndim == 3 else image
-    batch = _checked(torch.from_numpy(np.array(views, order="C")).permute(0, 3, 1, 2))
+    try:
+        batch = _checked(torch.from_numpy(np.array(views, order="C")).permute(0, 3, 1, 2))
+    except TypeError:
+        hint = "bytes, or floating-point numbers in [-1, 1]"
+        raise DataError(f"pictures of {image.dtype}", hint) from None
 
     def back(x: Tensor) -> np.ndarray[Any, Any]:
         pixels = to_uint8(x) if image.dtype == np.uint8 else x
@@ -129,7 +133,7 @@ def _as_tensor(image: Tensor) -> tuple[Tensor, Back]:
         raise DataError(
             f"a tensor of shape {tuple(image.shape)} is no picture", "(C, H, W) or (N, C, H, W)"
         )
-    batch = _checked(image if image.ndim == 4 else image[None])
+    batch = _checked(image.detach() if image.ndim == 4 else image.detach()[None])
 
     def back(x: Tensor) -> Tensor:
         found = (to_uint8(x) if image.dtype == torch.uint8 else x).to(image)

@@ -19,7 +19,7 @@ ROUNDS = 30
 """Of alternating projections before saving, at most."""
 
 SETTLED = 1e-3
-"""What an exact measurement may miss when saved; rounding to 8 bits costs several times that."""
+"""What a measurement may miss when saved, at least; rounding to 8 bits costs several times that."""
 
 
 class Solution(NamedTuple):
@@ -111,7 +111,7 @@ def iterative_edit(
         return x + adjoint(solution.w)
 
     def settle(x: Tensor) -> Tensor:
-        return alternate(project, measure, y, x, tol)
+        return alternate(project, measure, y, x, max(tol, SETTLED))
 
     return Edit(shown=shown, measure=measure, y=y, project=project, settle=settle, tol=tol)
 

@@ -131,7 +131,8 @@ class OneFile:
             self.say(f"{name}: the result has the model's size, {shown}")
         elif sizes == "model":
             self.say(
-                f"{name}: {self.name} works at the model's size, {shown}, on the middle square"
+                f"{name}: {self.name} works at the model's size, {shown}, on the middle square; "
+                "the result has that size"
             )
         elif sizes == "resize":
             self.say(f"{name}: edited at the model's size, {shown}; what changed is enlarged")

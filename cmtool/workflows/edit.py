@@ -95,6 +95,26 @@ def edit(
         CmtoolError: Something does not suit.
     """
     denoiser = load(model) if isinstance(model, str | Path) else model
+    editor, pictures = _with_pictures(editor, options)
+    if variant < 0:
+        raise RecipeError(f"variant must be 0 or more, got {variant}", "variant=0")
+    wish = Wish(steps, times, seed, label, guidance, inner_steps, native)
+    job = make_job(denoiser, editor, wish)
+    from_alpha = "mask" in editor.pictures and "mask" not in pictures
+    batch, back, alpha = arrays.as_batch(image, opaque=from_alpha)
+    batch = in_channels(batch, job, "the picture")
+    aligned = {name: arrays.as_mask(value, name) for name, value in pictures.items()}
+    if from_alpha and alpha is not None:
+        aligned["mask"] = (alpha < 0.5).to(batch)
+    _check_pictures(editor, aligned, batch)
+    rng = SeedRng(seed, [variant] * len(batch), denoiser.device)
+    return back(run_job(job, batch, aligned, rng, simulate=simulate).result.cpu())
+
+
+def _with_pictures(
+    editor: str | Editor, options: Mapping[str, Any]
+) -> tuple[Editor, dict[str, Any]]:
+    """The editor, and its pictures among the options."""
     given = dict(options)
     if isinstance(editor, str):
         cls = registry.load("editors", editor)
@@ -110,19 +130,7 @@ def edit(
     pictures = {k: picture for k, picture in pictures.items() if picture is not None}
     for unknown in [k for k in pictures if k not in editor.pictures]:
         raise RecipeError(f"the editor takes no '{unknown}'", "its options are in the editor")
-    if variant < 0:
-        raise RecipeError(f"variant must be 0 or more, got {variant}", "variant=0")
-    wish = Wish(steps, times, seed, label, guidance, inner_steps, native)
-    job = make_job(denoiser, editor, wish)
-    from_alpha = "mask" in editor.pictures and "mask" not in pictures
-    batch, back, alpha = arrays.as_batch(image, opaque=from_alpha)
-    batch = in_channels(batch, job, "the picture")
-    aligned = {name: arrays.as_mask(value, name) for name, value in pictures.items()}
-    if from_alpha and alpha is not None:
-        aligned["mask"] = (alpha < 0.5).to(batch)
-    _check_pictures(editor, aligned, batch)
-    rng = SeedRng(seed, [variant] * len(batch), denoiser.device)
-    return back(run_job(job, batch, aligned, rng, simulate=simulate).result.cpu())
+    return editor, pictures
 
 
 def edit_files(

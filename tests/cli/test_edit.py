@@ -483,6 +483,7 @@ def test_what_is_refused():
         "is empty": [],
         "differ": [torch.zeros(3, 8, 8), torch.zeros(3, 8, 9)],
         "torch.int64": torch.zeros(3, 8, 8, dtype=torch.int64),
+        "pictures of object": np.full((8, 8, 3), None),
     }
     for words, image in bad.items():
         with pytest.raises(CmtoolError, match=words):

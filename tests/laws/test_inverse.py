@@ -281,6 +281,16 @@ def test_what_is_saved_is_in_range_and_near_the_measurement(case):
     assert edit.error(saved).max() <= 0.03
 
 
+def test_saving_does_not_ask_for_more_than_pixels_tell(monkeypatch):
+    asked = []
+    monkeypatch.setattr(_physics, "alternate", lambda *given: asked.append(given[-1]))
+    y = images()
+    for tol in (1e-6, 0.01):
+        _physics.iterative_edit(lambda x: x, lambda x: x, y, y, tol=tol).settle(y)
+    _physics.exact_edit(lambda x: x, lambda x: x, y).settle(y)
+    assert asked == [0.001, 0.01, 0.001]
+
+
 def test_a_grey_picture_measures_as_nothing_and_comes_back():
     grey = torch.zeros(2, 1, 8, 8, dtype=torch.float64)
     for case in CASES:
