@@ -24,6 +24,58 @@ LICENCES = {
 says; openai/consistency_models; NVlabs/edm and NVlabs/edm2."""
 UNKNOWN = "not known to cmtool; ask those who made it"
 
+_CARD = """---
+library_name: {library}
+pipeline_tag: unconditional-image-generation
+tags:
+- consistency-models
+- {name}
+---
+
+# {title}
+
+{what}; written and checked by cmtool.
+
+## Use
+
+{usage}
+
+## What it is
+
+| | |
+|---|---|
+{table}
+
+## Metrics
+
+{known}
+
+## What it was made of
+
+{licences}
+
+The licence of the model follows from these. Recorded of its origin:
+
+```json
+{origin}
+```
+
+## Check
+
+{count} comparisons with the model passed; the nearest to its limit: {compared},
+{case}: {error:.1e} of {tolerance:g} allowed.
+
+```
+{sums}
+```
+
+## Recipe
+
+```toml
+{recipe}
+```
+"""
+
 
 def portable(value: Any) -> Any:
     """Facts without the folders of this machine: of a whole path the last two parts remain."""
@@ -117,57 +169,24 @@ def card(
     if figures and source.dtype != "float32":
         known += f"\n\nMeasured before the weights were rounded to {source.dtype}."
     sums = "\n".join(f"{value}  {key}" for key, value in hashes.items())
-    return f"""---
-library_name: {"diffusers" if name == "diffusers" else "cmtool"}
-pipeline_tag: unconditional-image-generation
-tags:
-- consistency-models
-- {name}
----
-
-# {Path(file).name.removesuffix(kind.suffix)}
-
-{kind.title[0].upper()}{kind.title[1:]}; written and checked by cmtool.
-
-## Use
-
-{kind.usage(source, file)}
-
-## What it is
-
-| | |
-|---|---|
-{table}
-
-## Metrics
-
-{known}
-
-## What it was made of
-
-{licences or "- nothing is recorded"}
-
-The licence of the model follows from these. Recorded of its origin:
-
-```json
-{json.dumps(portable(meta.origin), indent=1)}
-```
-
-## Check
-
-{len(rows)} comparisons with the model passed; the nearest to its limit: {worst.compared},
-{worst.case}: {worst.error:.1e} of {worst.tolerance:g} allowed.
-
-```
-{sums}
-```
-
-## Recipe
-
-```toml
-{recipes.dump(source.model.recipe).strip()}
-```
-"""
+    return _CARD.format(
+        library="diffusers" if name == "diffusers" else "cmtool",
+        name=name,
+        title=file.removesuffix(kind.suffix),
+        what=kind.title[0].upper() + kind.title[1:],
+        usage=kind.usage(source, file),
+        table=table,
+        known=known,
+        licences=licences or "- nothing is recorded",
+        origin=json.dumps(portable(meta.origin), indent=1),
+        count=len(rows),
+        compared=worst.compared,
+        case=worst.case,
+        error=worst.error,
+        tolerance=worst.tolerance,
+        sums=sums,
+        recipe=recipes.dump(source.model.recipe).strip(),
+    )
 
 
 def _facts(source: Source) -> dict[str, str]:

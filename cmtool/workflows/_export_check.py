@@ -11,7 +11,7 @@ from torch import Tensor
 from cmtool.denoiser import Denoiser
 from cmtool.formats.base import Format, Pair, Source, stored
 
-ROUNDING = {"float32": 0.0, "bfloat16": 0.1, "float16": 0.02}
+ROUNDING = {"float32": 0.0, "bfloat16": 0.05, "float16": 0.01}
 """How far rounded weights may move an output, in units of `Pair.tolerance`."""
 Case = tuple[str, tuple[Tensor | None, ...]]
 

@@ -28,6 +28,7 @@ from cmtool.tensor_file import read_tensors
 from cmtool.workflows import _export_push
 from cmtool.workflows import export as workflow
 from cmtool.workflows._export_card import parents, portable
+from cmtool.workflows._export_check import ROUNDING
 from cmtool.workflows._sharded import fingerprint
 from cmtool.workflows.export import Report, Request, export
 from cmtool.workflows.load import open_model
@@ -63,8 +64,7 @@ def test_our_own_files_come_back_the_same(network: str, kind: str, tmp_path: Pat
         assert getattr(after, fact) == getattr(before, fact)
 
 
-# Of random networks; trained ones have weights that fit together and move less.
-MOVED = {"bfloat16": 0.05, "float16": 0.01}
+MOVED = {dtype: limit for dtype, limit in ROUNDING.items() if limit}
 
 
 @pytest.mark.parametrize("network", NETWORKS)
