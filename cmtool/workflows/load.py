@@ -193,7 +193,7 @@ def newest_run(
             return run
     raise CheckpointError(
         f"no model is given, and '{root}' holds no finished {kind} model",
-        "cmtool sample MODEL, or make one: cmtool distill",
+        "give a model, or make one: cmtool distill",
     )
 
 
