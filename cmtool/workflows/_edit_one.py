@@ -128,7 +128,7 @@ class OneFile:
         shown = f"{model[1]}x{model[0]}"
         sizes = self.job.editor.sizes
         if self.job.native and sizes != "model":
-            self.say(f"{name}: the result has the model's size, {shown}")
+            self.say(f"{name}: the result fits into the model's size, {shown}")
         elif sizes == "model":
             self.say(
                 f"{name}: {self.name} works at the model's size, {shown}, on the middle square; "

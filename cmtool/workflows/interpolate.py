@@ -18,7 +18,7 @@ from cmtool.pictures import read_picture
 from cmtool.rng import SeedRng
 from cmtool.sampling import trajectory_end
 from cmtool.tensors import Denoise, rms
-from cmtool.workflows._draw import Plan, edit_levels, guided, labelled
+from cmtool.workflows._draw import Plan, default_batch, edit_levels, guided, labelled
 from cmtool.workflows._edit_job import Wish as Wish
 from cmtool.workflows._edit_job import inner_solvers, one_class, open_editing_model
 from cmtool.workflows._edit_run import at_model_size, size_of
@@ -131,11 +131,14 @@ class _Walk:
         self.dtype = torch.float32 if model.device.type == "mps" else torch.float64
 
     def ask(self, x: Tensor, t: Tensor) -> Tensor:
-        """The model's own answer."""
-        label = None
-        if self.label is not None:
-            label = torch.full((len(x),), self.label, device=x.device)
-        return self.model.bind(label, guidance=self.request.wish.guidance)(x, t)
+        """The model's own answer, to as many images as one call takes at a time."""
+        batch = default_batch(self.model)
+        label = None if self.label is None else torch.full((batch,), self.label, device=x.device)
+        found = []
+        for some, at in zip(torch.split(x, batch), torch.split(t, batch), strict=True):
+            own = None if label is None else label[: len(some)]
+            found.append(self.model.bind(own, guidance=self.request.wish.guidance)(some, at))
+        return torch.cat(found)
 
     @property
     def end(self) -> Denoise:

@@ -25,7 +25,7 @@ from cmtool.losses.cd import CD
 from cmtool.losses.dsm import DSM
 from cmtool.pictures import Picture
 from cmtool.rng import SeedRng
-from cmtool.workflows import _edit_one
+from cmtool.workflows import _edit_one, interpolate
 
 FEW = ("--steps", "2")
 
@@ -194,7 +194,8 @@ def test_alpha_and_profile_come_back(here: Path):
     assert (np.asarray(result)[:, :, 3] == rgba[:, :, 3]).all()
     edit("superres", "in.png", "--factor", "2")
     assert opened("in.superres.png").mode == "RGBA"
-    edit("stroke", "in.png", "--native")
+    done = edit("stroke", "in.png", "--native")
+    assert "in.png: the result fits into the model's size, 8x8" in done.stderr
     assert opened("in.stroke.png").size == (8, 7)
     assert opened("in.stroke.png").mode == "RGBA"
 
@@ -548,6 +549,15 @@ def test_interpolate_ends_at_samples_of_the_seeds(here: Path):
     for name, seed in (("o/000.png", 3), ("o/002.png", 7)):
         drawn = api.sample("cm", 1, seed=seed)[0, 0].numpy()
         assert np.abs(pixels(name) / 127.5 - 1 - drawn).max() < 1 / 255
+
+
+def test_many_frames_are_drawn_in_batches(here: Path, monkeypatch: pytest.MonkeyPatch):
+    words = ("interpolate", "--frames", "5", "--label", "3", "--inner-steps", "2")
+    edit_plain(*words, "--out", "whole", model="classes")
+    monkeypatch.setattr(interpolate, "default_batch", lambda model: 2)
+    edit_plain(*words, "--out", "parts", model="classes")
+    for i in range(5):
+        assert np.abs(pixels(f"whole/00{i}.png") - pixels(f"parts/00{i}.png")).max() <= 1
 
 
 def test_interpolate_ends_at_the_pictures(here: Path):
