@@ -3,13 +3,16 @@ put in its place once it has passed its check."""
 
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 from safetensors import SafetensorError
 
-from cmtool.errors import CheckpointError
+from cmtool.errors import CheckpointError, Stopped
 from cmtool.workflows._output import check_parents
 
 CARD, REPORT = "README.md", "check.json"
@@ -53,7 +56,11 @@ def draft(target: Path) -> Iterator[Path]:
 
     Raises:
         CheckpointError: The disk is full or not writable.
+        Stopped: SIGTERM came; Ctrl-C is a KeyboardInterrupt as everywhere.
     """
+    # Only the main thread may set handlers.
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _stop) if main else None
     folder = target.with_name(f".{target.name}.export")
     made = [parent for parent in target.parents if not parent.exists()]
     try:
@@ -69,9 +76,15 @@ def draft(target: Path) -> Iterator[Path]:
         ) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if main:
+            signal.signal(signal.SIGTERM, before)
         with suppress(OSError):  # Those that hold something by now stay.
             for parent in made:
                 parent.rmdir()
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    raise Stopped("stopped; nothing is written", None, signum)
 
 
 def _of_the_disk(error: Exception) -> str | None:

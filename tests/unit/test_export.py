@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -236,6 +237,13 @@ def test_the_table_of_settings_is_true(tmp_path: Path) -> None:
                 )
 
 
+def test_a_package_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workflow, "find_spec", lambda name: None)
+    with pytest.raises(RecipeError, match="'diffusers' needs diffusers, which is not") as caught:
+        export(Request("diffusers", write(tmp_path / "m.safetensors"), out=tmp_path / "out"))
+    assert caught.value.hint == "pip install 'cmtool[diffusers]'"
+
+
 # What the card and the report say.
 
 
@@ -342,6 +350,21 @@ def test_a_failure_leaves_no_half_file(
     assert after.keys() == before.keys()
     files = [name for name in after if (model.parent / name).is_file()]
     assert [after[name] for name in files] == [before[name] for name in files]
+
+
+def test_sigterm_leaves_nothing(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, before = Pt.write, signal.getsignal(signal.SIGTERM)
+
+    def write_and_be_stopped(self: Pt, source: Source, path: Path) -> None:
+        real(self, source, path)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Pt, "write", write_and_be_stopped)
+    done = command("export", "pt", str(model), "--out", str(model.parent / "new/o.pt"))
+    assert done.exit_code == 128 + signal.SIGTERM
+    assert "stopped; nothing is written" in done.stderr
+    assert names(model.parent) == ["model.safetensors"]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "pt", "openai"])
