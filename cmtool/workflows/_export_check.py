@@ -24,7 +24,7 @@ class Row:
         compared: The pair's name.
         case: Which input.
         error: Largest absolute difference over the larger of 1 and the largest output.
-        tolerance: Largest error allowed: the pair's, or four times what float32 itself errs by on
+        tolerance: Largest error allowed: the pair's, or ten times what float32 itself errs by on
             this input.
     """
 
@@ -48,7 +48,7 @@ def compare(kind: Format, source: Source, pairs: list[Pair]) -> list[Row]:
                 ours, theirs = pair.ours(*inputs), pair.theirs(*inputs)
                 error, tolerance = _error(ours, theirs), pair.tolerance
                 if error > tolerance:
-                    tolerance = max(tolerance, 4 * _own_error(source.denoiser, pair, inputs, ours))
+                    tolerance = max(tolerance, 10 * _own_error(source.denoiser, pair, inputs, ours))
             rows.append(Row(pair.name, case, error, tolerance))
     return rows
 
@@ -59,7 +59,8 @@ def _own_error(
     """How far float32 takes the model itself from its answer in float64.
 
     Some inputs are ill-conditioned: of an image that is one grey level group norm divides what is
-    left of rounding by next to nothing. No other runtime can be nearer than that.
+    left of rounding by next to nothing. No other runtime can be nearer than that; since this is one
+    draw of such an error, ten times as much is allowed.
     """
     wide = [x.double() if x is not None and x.is_floating_point() else x for x in inputs]
     model.network.double()
