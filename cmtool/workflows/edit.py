@@ -248,7 +248,8 @@ def _open(editor: Editor, name: str, tasks: Sequence[Task], request: Request, sa
     which = "the picture's own, then those below it of " if editor.group == "free" else ""
     inner = ""
     if job.inner is not None:
-        inner = f", {sum(s.nfe for s in job.inner) + 1} evaluations at each"
+        count = sum(s.nfe for s in job.inner) + 1
+        inner = f", {count} evaluation{'s' * (count > 1)} at each"
     say(f"{denoiser.kind} model {model.source}: noise levels {which}{levels}{more}{inner}")
     return job
 

@@ -396,7 +396,8 @@ def test_a_diffusion_model_goes_to_the_end_of_the_trajectory(here: Path):
     done = edit("superres", "grey.png", "--factor", "2", "--inner-steps", "4", model="dm")
     assert "4 evaluations at each" in done.stderr
     first = pixels("grey.superres.png")
-    edit("superres", "grey.png", "--factor", "2", "--inner-steps", "1", "--overwrite", model="dm")
+    words = ("superres", "grey.png", "--factor", "2", "--inner-steps", "1", "--overwrite")
+    assert ", 1 evaluation at each\n" in edit(*words, model="dm").stderr
     assert (pixels("grey.superres.png") != first).any()
 
 
