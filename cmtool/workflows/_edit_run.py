@@ -208,6 +208,8 @@ class _Run:
         least = (-(-self.job.size[0] // factor), -(-self.job.size[1] // factor))
         padding = Padding(size_of(reference), least)
         edit = self.editor.prepare(padding.pad(reference), self.rng, **pictures)
+        if padding and edit.sigma is not None:  # Mirrored pixels tell nothing more of the noise.
+            edit = replace(edit, sigma=self.editor.prepare(reference, self.rng, **pictures).sigma)
         found = self.sample(edit)
         outcome = _outcome(edit, found, edit.settle(found))
         return replace(

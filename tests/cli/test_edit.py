@@ -220,6 +220,13 @@ def test_the_noise_is_told(here: Path):
     assert "in.png: noise of " in edit("denoise", "in.png", "--overwrite", model="cm").stderr
 
 
+def test_noise_is_not_estimated_from_mirrored_pixels(here: Path):
+    Image.fromarray(noise(5, 4)).save("in.png")
+    done = edit("denoise", "in.png", model="cm", code=2)
+    assert "cannot estimate the noise of a picture of 4x5, it is too small" in done.stderr
+    edit("denoise", "in.png", "--sigma", "25/255", model="cm")
+
+
 def test_a_missed_measurement_is_told(here: Path):
     pytest.importorskip("deepinv", reason="the operators are deepinv's")
     wild = noise(8, 8)
