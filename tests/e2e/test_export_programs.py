@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ import torch
 from cmtool import checkpoint, registry
 from cmtool.data.places import cache_dir
 from cmtool.errors import CheckpointError, DeviceError, RecipeError, silent
+from cmtool.formats import _graph
 from cmtool.formats.base import Source
 from cmtool.losses.cd import CD
 from cmtool.meta import Meta
+from cmtool.preconditioner import ddpm_levels
 from cmtool.recipe import Recipe
 from cmtool.schedules.karras import Karras
 from cmtool.schedules.trigflow import TrigFlow
@@ -47,16 +50,19 @@ pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 def model_file(path: Path, network: str = "tiny", classes: int = 10, **parts: Any) -> Path:
     """A consistency model of 8x8 grey images with weights that are nowhere zero."""
     torch.manual_seed(1)
-    spec = registry.load("networks", network)(**SMALL.get(network, {}), **parts.get("network", {}))
+    spec = registry.load("networks", network)(**SMALL.get(network, {}), **parts.get("fields", {}))
     schedule = parts.get("schedule", Karras())
-    settings = DenoiserSettings(precond="consistency")
+    settings = DenoiserSettings(
+        precond=parts.get("precond", "consistency"), scalings=parts.get("scalings", "edm")
+    )
     recipe = Recipe(network=spec, schedule=schedule, denoiser=settings, solver=Heun(), loss=CD())
     module = spec.build(8, 1, classes)
     state = {
         key: value + 0.1 * torch.randn_like(value) if value.is_floating_point() else value
         for key, value in module.state_dict().items()
     }
-    meta = Meta("consistency", (1, 8, 8), tuple(map(str, range(classes))))
+    kind = "diffusion" if settings.precond == "edm" else "consistency"
+    meta = Meta(kind, (1, 8, 8), tuple(map(str, range(classes))))
     checkpoint.write_file(path, meta, recipe, state)
     return path
 
@@ -105,6 +111,25 @@ def test_a_program_of_torch_alone(tmp_path: Path):
     assert "BAD" not in table
 
 
+@pytest.mark.parametrize("steps", [None, 2])
+def test_programs_name_no_folder_of_this_machine(steps: int | None, tmp_path: Path):
+    source = Source(open_model(model_file(tmp_path / "m.safetensors")))
+    times = () if steps is None else plan_for(source.denoiser, steps, None).times.tolist()
+    made = _graph.program(replace(source, times=tuple(times)))
+    parts = [p for p in made.graph_module.modules() if isinstance(p, torch.fx.GraphModule)]
+    assert not any("stack_trace" in node.meta for part in parts for node in part.graph.nodes)
+    torch.export.save(made, tmp_path / "m.pt2")
+    with zipfile.ZipFile(tmp_path / "m.pt2") as file:
+        held = b"".join(file.read(name) for name in file.namelist())
+    assert str(PAGE.parents[1]).encode() not in held
+
+
+def test_a_program_of_numbered_steps(tmp_path: Path):
+    file = model_file(tmp_path / "m.safetensors", classes=0, precond="edm", scalings="ddpm")
+    ddpm_levels.cache_clear()  # Levels that were first computed while exporting are no numbers.
+    assert "BAD" not in errors("pt2", file)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("network", registry.names("networks"))
 @pytest.mark.parametrize("format", ["onnx", "pt2"])
@@ -120,7 +145,7 @@ def test_every_network(network: str, format: str, tmp_path: Path):
 def test_options_of_networks_and_other_schedules(format: str, tmp_path: Path):
     told = {"guidance_input": True, "normalize_affine": True}
     file = tmp_path / "m.safetensors"
-    model_file(file, "ddpmpp", network={**told, "augment_dim": 9}, schedule=TrigFlow())
+    model_file(file, "ddpmpp", fields={**told, "augment_dim": 9}, schedule=TrigFlow())
     assert "BAD" not in errors(format, file, steps=3)
 
 
