@@ -35,6 +35,8 @@ def check_place(target: Path, *, folder: bool, overwrite: bool, model: Path) -> 
     here, there = target.resolve(), model.resolve()
     if target.name in ("", "..") or here in (there, *there.parents):
         raise CheckpointError(f"'{target}' is, or holds, the model itself", "another --out")
+    if (here.parent / "meta.json").is_file() and target.exists():
+        raise CheckpointError(f"'{target}' is a part of a checkpoint", "another --out")
     if target.is_dir() != folder and target.exists():
         kind = "a file" if folder else "a folder"
         raise CheckpointError(f"'{target}' is {kind}", "another --out")
@@ -121,7 +123,16 @@ def place(folder: Path, target: Path, *, overwrite: bool) -> list[Path]:
     if taken and not overwrite:
         raise CheckpointError(f"'{taken[0]}' is there already", "--overwrite, or another --out")
     for path, to in moves:
-        if to.is_dir():  # A folder cannot be replaced in one act: the old one steps aside first.
-            to.rename(folder / f"{to.name}.old")
-        os.replace(path, to)
+        if not to.is_dir():
+            os.replace(path, to)
+            continue
+        # A folder cannot be replaced in one act: the old one steps aside first.
+        old = folder / f"{to.name}.old"
+        try:
+            to.rename(old)
+            path.rename(to)
+        except BaseException:
+            if old.exists() and not to.exists():
+                old.rename(to)
+            raise
     return [to for _, to in moves]

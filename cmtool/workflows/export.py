@@ -16,6 +16,7 @@ from cmtool.denoiser import Denoiser
 from cmtool.errors import CheckpointError, ExportError, RecipeError, Say, did_you_mean, silent
 from cmtool.foreign import diffusers
 from cmtool.formats.base import DTYPES, Format, Source
+from cmtool.recipe import Recipe
 from cmtool.workflows._draw import parse_times, plan_for
 from cmtool.workflows._export_card import card, measured, parents, portable
 from cmtool.workflows._export_check import Row, as_json, compare, rounded, rounding, table
@@ -88,7 +89,11 @@ def export(request: Request, say: Say = silent) -> Report:
             f"--out {target}{kind.suffix}",
         )
     check_place(target, folder=not kind.suffix, overwrite=request.overwrite, model=path)
-    model = replace(model, meta=_described(model, path, request.weights))
+    model = replace(
+        model,
+        meta=_described(model, path, request.weights),
+        recipe=_without_folders(model.recipe),
+    )
     which = ", ".join(model.meta.weights) or "of the file"
     say(f"{model.denoiser.kind} model {model.source}, weights {which}")
     before = copy.deepcopy(model.denoiser)
@@ -213,7 +218,15 @@ def _described(model: Model, path: Path, weights: str) -> Any:
         kept = (chosen,)
     elif path.is_file():
         exported["sha256"] = _sha256(path)
+        kept = model.meta.weights
+        if "exported" in origin:
+            exported["of"] = origin["exported"]
     return replace(model.meta, origin=origin | {"exported": exported}, weights=kept, sha256={})
+
+
+def _without_folders(recipe: Recipe) -> Recipe:
+    """A recipe whose data, if it is told by a whole path, keeps the last two parts."""
+    return replace(recipe, data=replace(recipe.data, name=portable(recipe.data.name)))
 
 
 def _sha256(path: Path) -> str:

@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,18 +19,20 @@ from export_models import DDPM, ddpm_range, probe, write
 
 import cmtool
 from cmtool import registry
+from cmtool.checkpoint import write_file
 from cmtool.errors import CheckpointError, ExportError, RecipeError
 from cmtool.formats.base import DTYPES, Pair, Source
 from cmtool.formats.pt import Pt
 from cmtool.formats.safetensors import Safetensors
 from cmtool.schedules.karras import Karras
 from cmtool.schedules.trigflow import TrigFlow
-from cmtool.settings import DenoiserSettings
+from cmtool.settings import DataSettings, DenoiserSettings
 from cmtool.tensor_file import read_tensors
 from cmtool.workflows import _export_push
 from cmtool.workflows import export as workflow
 from cmtool.workflows._export_card import parents, portable
 from cmtool.workflows._export_check import ROUNDING
+from cmtool.workflows._export_place import place
 from cmtool.workflows._sharded import fingerprint
 from cmtool.workflows.export import Report, Request, export
 from cmtool.workflows.load import open_model
@@ -134,6 +137,13 @@ def test_an_export_can_be_exported(tmp_path: Path) -> None:
     third = export(Request("safetensors", second, out=tmp_path / "third.safetensors")).paths[-1]
     for key, tensor in read_tensors(first).items():
         assert torch.equal(read_tensors(third)[key], tensor)
+    exported = open_model(third).meta.origin["exported"]
+    depths = [exported, exported["of"], exported["of"]["of"]]
+    assert [Path(each["model"]).name for each in depths] == [
+        "second.pt",
+        first.name,
+        "model.safetensors",
+    ]
 
 
 # What is refused.
@@ -289,6 +299,15 @@ def test_the_card_has_the_figures_of_these_weights_alone(
 def test_paths_of_this_machine_stay_here() -> None:
     origin = {"teacher": "/home/me/runs/dsm/step-00000002", "data": {"source": "/data/x.zip"}}
     assert portable(origin) == {"teacher": "dsm/step-00000002", "data": {"source": "data/x.zip"}}
+
+
+def test_the_recipe_in_a_file_names_no_folder_of_this_machine(model: Path) -> None:
+    opened = open_model(model)
+    recipe = replace(opened.recipe, data=DataSettings(name="/home/me/pictures/cats"))
+    write_file(model, opened.meta, recipe, opened.denoiser.network.state_dict())
+    out, report = made(model, "safetensors")
+    assert open_model(out).recipe.data.name == "pictures/cats"
+    assert not any(b"/home/me" in path.read_bytes() for path in report.paths)
 
 
 def test_licences_of_what_a_model_was_made_of() -> None:
@@ -447,18 +466,49 @@ def test_a_file_of_somebody_else_is_not_replaced(model: Path) -> None:
     (folder / "out.pt.md").write_text("mine")
     with pytest.raises(CheckpointError, match=r"'.*out.pt.md' is there already"):
         made(model, "pt")
-    for place, words in (
+    for target, words in (
         (folder, "holds, the model"),
         (model, "is, or holds"),
         (folder / "d", "d"),
     ):
         (folder / "d").mkdir(exist_ok=True)
         (folder / "d" / "mine.txt").write_text("mine")
-        kind = "safetensors" if place == model else "diffusers"
+        kind = "safetensors" if target == model else "diffusers"
         pytest.importorskip("diffusers")
         with pytest.raises(CheckpointError, match=words):
-            export(Request(kind, write(model), out=place, overwrite=True))
+            export(Request(kind, write(model), out=target, overwrite=True))
     assert (folder / "d" / "mine.txt").read_text() == "mine"
+
+
+def test_weights_of_a_checkpoint_are_not_replaced(model: Path) -> None:
+    folder = model.parent / "run/step-00000002"
+    folder.mkdir(parents=True)
+    (folder / "meta.json").write_text("{}")
+    taken = folder / "ema-0.99.safetensors"
+    taken.write_text("mine")
+    with pytest.raises(CheckpointError, match="is a part of a checkpoint"):
+        export(Request("safetensors", model, out=taken, overwrite=True))
+    assert taken.read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_replaced_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, folder = tmp_path / "out", tmp_path / ".out.export"
+    for where, text in ((target, "old"), (folder / "out", "new")):
+        where.mkdir(parents=True)
+        (where / "check.json").write_text(text)
+    real = Path.rename
+
+    def rename(self: Path, to: Path) -> Path:
+        if self == folder / "out":
+            raise KeyboardInterrupt
+        return real(self, to)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(KeyboardInterrupt):
+        place(folder, target, overwrite=True)
+    assert (target / "check.json").read_text() == "old"
 
 
 # The Hub, in place of which stands an object that writes down what it is asked.
