@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
+from torch.fx import GraphModule
 
 from cmtool.denoiser import Denoiser
 from cmtool.formats.base import Pair, Run, Source, refuse
@@ -98,7 +99,11 @@ def program(source: Source) -> ExportedProgram:
     made.eval()
     with torch.no_grad():
         made(*inputs)  # What is computed once and kept must be numbers, not symbols of the export.
-        return export(made, tuple(inputs), dynamic_shapes=batch)
+        exported = export(made, tuple(inputs), dynamic_shapes=batch)
+    for part in exported.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # Files would name the folders of this machine.
+    return exported
 
 
 def pair(name: str, source: Source, run: Run) -> Pair:
@@ -145,4 +150,7 @@ def inputs(source: Source) -> str:
         told.append(f"`label` (B,) int64: class 0 .. {last}, or -1 for none")
     out = "in [-1, 1]" if source.times else "nominally in [-1, 1], not clamped"
     told.append(f"result (B, {shape}) float32: images {out}")
+    guidable = source.denoiser.guidable
+    if guidable is not None and guidable.as_input:
+        told.append("guidance: the program answers for weight 1, that is without")
     return "\n".join(f"- {line}" for line in told)
