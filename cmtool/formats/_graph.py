@@ -147,7 +147,8 @@ def inputs(source: Source) -> str:
         ]
     if source.denoiser.num_classes:
         last = source.denoiser.num_classes - 1
-        told.append(f"`label` (B,) int64: class 0 .. {last}, or -1 for none")
+        none = ", or -1 for none" if source.denoiser.null_class else ""
+        told.append(f"`label` (B,) int64: class 0 .. {last}{none}")
     out = "in [-1, 1]" if source.times else "nominally in [-1, 1], not clamped"
     told.append(f"result (B, {shape}) float32: images {out}")
     guidable = source.denoiser.guidable

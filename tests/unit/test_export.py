@@ -21,12 +21,13 @@ import cmtool
 from cmtool import registry
 from cmtool.checkpoint import write_file
 from cmtool.errors import CheckpointError, ExportError, RecipeError
+from cmtool.formats import _graph
 from cmtool.formats.base import DTYPES, Pair, Source
 from cmtool.formats.pt import Pt
 from cmtool.formats.safetensors import Safetensors
 from cmtool.schedules.karras import Karras
 from cmtool.schedules.trigflow import TrigFlow
-from cmtool.settings import DataSettings, DenoiserSettings
+from cmtool.settings import DataSettings, DenoiserSettings, TeacherSettings
 from cmtool.tensor_file import read_tensors
 from cmtool.workflows import _export_push
 from cmtool.workflows import export as workflow
@@ -478,6 +479,24 @@ def test_a_file_of_somebody_else_is_not_replaced(model: Path) -> None:
         with pytest.raises(CheckpointError, match=words):
             export(Request(kind, write(model), out=target, overwrite=True))
     assert (folder / "d" / "mine.txt").read_text() == "mine"
+
+
+def test_the_card_of_a_program_says_what_it_was_not_trained_for(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.safetensors", "tiny", guidance_input=True)
+    told = _graph.inputs(Source(open_model(path)))
+    assert "class 0 .. 4\n" in told
+    assert "-1" not in told.partition("label")[2].partition("\n")[0]
+    assert "guidance" not in told
+    opened = open_model(path)
+    trained = replace(
+        opened.recipe,
+        data=DataSettings(label_dropout=0.1),
+        teacher=TeacherSettings(guidance=(1.0, 3.0)),
+    )
+    write_file(path, opened.meta, trained, opened.denoiser.network.state_dict())
+    told = _graph.inputs(Source(open_model(path)))
+    assert "class 0 .. 4, or -1 for none\n" in told
+    assert "answers for weight 1" in told
 
 
 def test_weights_of_a_checkpoint_are_not_replaced(model: Path) -> None:
