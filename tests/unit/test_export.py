@@ -8,6 +8,7 @@ import re
 import resource
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +33,7 @@ from cmtool.tensor_file import read_tensors
 from cmtool.workflows import _export_push
 from cmtool.workflows import export as workflow
 from cmtool.workflows._export_card import parents, portable
-from cmtool.workflows._export_check import ROUNDING
+from cmtool.workflows._export_check import ROUNDING, compare
 from cmtool.workflows._export_place import place
 from cmtool.workflows._sharded import fingerprint
 from cmtool.workflows.export import Report, Request, export
@@ -435,6 +436,28 @@ def test_a_mismatch_keeps_nothing_under_the_final_name(
     done = command("export", "safetensors", str(model), "--out", str(out), "--overwrite")
     assert done.exit_code == 0
     assert out.read_bytes() == whole
+
+
+WRONG = {
+    "a little more": lambda model, x, t, label: model(x, t, label) * (1 + 1e-4),
+    "another class": lambda model, x, t, label: model(x, t, (label + 1) % 5),
+    "no class": lambda model, x, t, label: model(x, t, None),
+    "another level": lambda model, x, t, label: model(x, t * 1.001, label),
+    "the first level for all": lambda model, x, t, label: model(x, t[:1].expand(len(t)), label),
+    "memory as it lies": lambda model, x, t, label: model(
+        torch.as_strided(x, x.shape, torch.empty(x.shape).stride()), t, label
+    ),
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_mistakes_are_seen_however_much_float32_errs(network: str, tmp_path: Path) -> None:
+    source = Source(open_model(write(tmp_path / "m.safetensors", network)))
+    model = source.denoiser
+    for name, wrong in WRONG.items():
+        rows = compare(Safetensors(), source, [Pair(name, model, partial(wrong, model))])
+        assert not all(row.passed for row in rows), name
+    assert all(row.passed for row in compare(Safetensors(), source, [Pair("same", model, model)]))
 
 
 def test_the_command_exits_1_on_a_mismatch(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
