@@ -69,6 +69,8 @@ def draft(target: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         yield folder
+    except _Terminated:
+        raise Stopped("stopped; nothing is written", None, signal.SIGTERM) from None
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = _of_the_disk(error)
         if reason is None:
@@ -85,8 +87,12 @@ def draft(target: Path) -> Iterator[Path]:
                 parent.rmdir()
 
 
+class _Terminated(BaseException):
+    """SIGTERM came; no Exception, which torch's exporter would take for a failure of its own."""
+
+
 def _stop(signum: int, frame: FrameType | None) -> None:
-    raise Stopped("stopped; nothing is written", None, signum)
+    raise _Terminated
 
 
 def _of_the_disk(error: Exception) -> str | None:
