@@ -62,7 +62,7 @@ def test_level_near_the_ends(begin, size, share, height, tol):
         return d * d if d < 0 else d * d * (1 + height)
 
     best, _ = ternary_search(f, 0, 1, tol)
-    if height > 0:  # Otherwise nothing tells on which side of two equal points the valley is.
+    if 1 + height > 1:  # Otherwise nothing tells on which side of two equal points the valley is.
         assert abs(best - at) <= tol * (1 + 1e-9)
     assert len(asked) == len(set(asked))
 
