@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from cmtool import recipe as recipes
 from cmtool.denoiser import HEAD, Denoiser, Guidable, Use
 from cmtool.errors import CheckpointError, did_you_mean
+from cmtool.files import whole
 from cmtool.meta import Meta as Meta
 from cmtool.preconditioner import preconditioner
 from cmtool.recipe import Recipe
@@ -272,7 +273,8 @@ def save(
         (work / "recipe.toml").write_text(recipes.dump(recipe))
         shutil.rmtree(final, ignore_errors=True)
         work.rename(final)
-        _write_atomic(out / "latest", final.name)
+        with whole(out / "latest") as draft:
+            draft.write_text(final.name)
     except (OSError, SafetensorError, RuntimeError) as error:
         shutil.rmtree(work, ignore_errors=True)
         raise CheckpointError(
@@ -332,7 +334,8 @@ def store_times(path: Path, times: Mapping[Use, Sequence[float]]) -> Path:
         _check_levels(recipe, levels, f"the noise levels for '{use}',")
     try:
         if path.is_dir():
-            _write_atomic(target / "meta.json", json.dumps(asdict(meta), indent=2))
+            with whole(target / "meta.json") as draft:
+                draft.write_text(json.dumps(asdict(meta), indent=2))
         else:
             write_file(path, meta, recipe, state)
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -392,9 +395,3 @@ def _read_text(path: Path) -> str:
             f"cannot read {path}: {str(reason).lower()}",
             "use an earlier checkpoint, or fetch it again",
         ) from None
-
-
-def _write_atomic(path: Path, text: str) -> None:
-    work = path.with_name(path.name + ".tmp")
-    work.write_text(text)
-    os.replace(work, path)

@@ -8,7 +8,6 @@ W, C) with C = 1 or 3:
 Drawing random numbers or reading whole data sets is not done here (see `cmtool.data`).
 """
 
-import os
 import struct
 import warnings
 import zlib
@@ -23,6 +22,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from cmtool.errors import DataError, did_you_mean
+from cmtool.files import whole
 
 Pixels = NDArray[np.uint8]
 
@@ -314,14 +314,9 @@ def save_whole(path: Path, content: bytes) -> None:
     Raises:
         DataError: It cannot be written.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with whole(path) as draft:
             draft.write_bytes(content)
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
     except OSError as problem:
         raise DataError(f"cannot write '{path}': {reason(problem)}") from problem
 

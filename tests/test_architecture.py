@@ -62,7 +62,7 @@ LAYERS: list[tuple[str, list[str]]] = [
     ),
     ("together", [f"cmtool.{name}" for name in ("recipe", "registry", "settings", "_toml")]),
     ("alone", ["cmtool.pickled"]),
-    ("alone", ["cmtool.errors"]),
+    ("together", ["cmtool.errors", "cmtool.files"]),
 ]
 COMPONENT_KINDS = ("losses", "editors", "networks", "schedules", "solvers")
 # In these folders a file stands for itself: it imports `base` and `_private` files, no sibling.

@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from cmtool.cli._console import error
 from cmtool.errors import CmtoolError
+from cmtool.files import why
 
 NO_MEMORY = ("out of memory", "not enough memory", "allocate memory", "can't allocate")
 """How torch says that memory is used up."""
@@ -51,8 +52,9 @@ def _as_error(problem: Exception) -> CmtoolError | None:
         return problem
     if isinstance(problem, OSError):
         place = f"cannot use '{problem.filename}': " if problem.filename else ""
-        reason = (problem.strerror or str(problem)).lower()
-        return CmtoolError(f"{place}{reason}", "check the path, its rights and the free space")
+        return CmtoolError(
+            f"{place}{why(problem)}", "check the path, its rights and the free space"
+        )
     # torch says a lack of memory in a RuntimeError; nothing heavy may be imported here to ask.
     told = str(problem).lower()
     if isinstance(problem, MemoryError) or any(words in told for words in NO_MEMORY):

@@ -17,6 +17,7 @@ from cmtool.data.folder import DEFAULT_CROP, image_set
 from cmtool.data.names import names
 from cmtool.data.own import by_wnid, imagenet, lsun
 from cmtool.errors import DataError, did_you_mean
+from cmtool.files import why
 
 MAX_SIZE = 4096
 """No larger side in pixels is believed."""
@@ -71,8 +72,7 @@ def open_data(
     try:
         return _open(spec, data_dir, wanted)
     except OSError as problem:
-        reason = (problem.strerror or str(problem)).lower()
-        raise DataError(f"cannot read '{problem.filename or spec}': {reason}") from problem
+        raise DataError(f"cannot read '{problem.filename or spec}': {why(problem)}") from problem
 
 
 def _open(spec: str, data_dir: Path | None, wanted: _Wanted) -> ImageSet:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cmtool.data.base import Say
 from cmtool.errors import DataError
+from cmtool.files import whole
 
 _CHUNK = 1 << 20
 _TIMEOUT_SECONDS = 30
@@ -62,20 +63,15 @@ def download(url: str, path: Path, checksum: str, say: Say) -> None:
     """
     if offline():
         raise DataError("downloads are off (CMTOOL_OFFLINE)")
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    kind = "md5" if len(checksum) == 32 else "sha256"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            kind = "md5" if len(checksum) == 32 else "sha256"
+        with whole(path) as draft:
             found = _fetch(url, draft, kind, say)
             if found != checksum:
                 raise DataError(
                     f"{url} came with {kind} {found}, not {checksum}",
                     "try again: the download may have been cut",
                 )
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
     except (OSError, HTTPException, ValueError) as problem:
         raise DataError(f"{url} could not be downloaded: {problem}") from problem
 

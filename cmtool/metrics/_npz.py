@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cmtool.data.base import memory_bytes
 from cmtool.errors import DataError
+from cmtool.files import whole, why
 
 DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, struct.error)
 """What reading a damaged file raises."""
@@ -27,21 +28,14 @@ def write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     Raises:
         DataError: It cannot be written: a full disk, a folder that may not be written.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with draft.open("wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
+        with whole(path) as draft, draft.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as problem:
-        reason = (problem.strerror or str(problem)).lower()
         raise DataError(
-            f"cannot write '{path}': {reason}",
+            f"cannot write '{path}': {why(problem)}",
             "free space there, or choose another place for the cache: CMTOOL_CACHE=DIR",
         ) from None
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cmtool.data.base import ImageSet, Indices, Labels, Pixels
 from cmtool.errors import DataError
+from cmtool.files import why
 from cmtool.metrics._npz import Npz, write
 from cmtool.metrics.features.base import Extractor
 from cmtool.metrics.features.inception import DIM, MODES
@@ -242,8 +243,7 @@ def _file_hash(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as problem:
-        reason = (problem.strerror or str(problem)).lower()
-        raise DataError(f"cannot read '{path}': {reason}") from None
+        raise DataError(f"cannot read '{path}': {why(problem)}") from None
 
 
 def _edm2(path: Path) -> tuple[Array, Array]:

@@ -28,6 +28,7 @@ import numpy as np
 
 from cmtool.data.places import cache_dir
 from cmtool.errors import DataError, Say, Stopped, silent
+from cmtool.files import whole, why
 from cmtool.metrics.features.base import Extractor, Vectors
 from cmtool.metrics.frechet import Gaussian, Running
 from cmtool.signals import Signals
@@ -116,9 +117,8 @@ class Vault:
             for name, width in self.widths.items():
                 content = np.ascontiguousarray(rows[name], np.float32).tobytes()
                 _write_at(self._file(name), block.start * width * 4, memoryview(content))
-            torn = self.folder / f".{self._mark(block).name}.{os.getpid()}"
-            torn.write_text(self._hash(block), encoding="ascii")
-            os.replace(torn, self._mark(block))
+            with whole(self._mark(block)) as draft:
+                draft.write_text(self._hash(block), encoding="ascii")
 
     def rows(self, name: str = "features") -> Vectors:
         """All rows (n, width), read from the disk when they are looked at."""
@@ -151,9 +151,8 @@ class Vault:
         try:
             yield
         except OSError as problem:
-            reason = (problem.strerror or str(problem)).lower()
             raise DataError(
-                f"cannot write features to '{self.folder}': {reason}",
+                f"cannot write features to '{self.folder}': {why(problem)}",
                 "free space, or set CMTOOL_CACHE to a folder elsewhere; the same command goes on",
             ) from None
 

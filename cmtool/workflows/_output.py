@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from cmtool import images
 from cmtool.errors import DataError
+from cmtool.files import whole, why
 
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -128,7 +129,8 @@ class Draft(ABC):
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
             try:
-                _write_whole(file, json.dumps(asked, indent=1).encode())
+                with whole(file) as draft:
+                    draft.write_bytes(json.dumps(asked, indent=1).encode())
             except OSError:
                 self.discard_empty()
                 raise
@@ -159,11 +161,8 @@ class Draft(ABC):
             arrays: dict[str, NDArray[np.generic]] = dict(self._kept(numbers, pixels))
             if labels is not None:
                 arrays["labels"] = labels
-            file = self._part_file(numbers)
-            torn = file.with_suffix(".tmp")
-            with torn.open("wb") as stream:
+            with whole(self._part_file(numbers)) as draft, draft.open("wb") as stream:
                 np.savez(stream, allow_pickle=False, **arrays)
-            os.replace(torn, file)
 
     def finish(self) -> None:
         """Puts the whole result in its place."""
@@ -200,9 +199,8 @@ class Draft(ABC):
             cause = error if isinstance(error, OSError) else error.__cause__
             if not isinstance(cause, OSError):
                 raise
-            reason = (cause.strerror or str(cause)).lower()
             raise DataError(
-                f"cannot write '{self.target}': {reason}", "free space or another --out"
+                f"cannot write '{self.target}': {why(cause)}", "free space or another --out"
             ) from None
 
     def _kept(self, numbers: range, pixels: Pixels) -> Mapping[str, Pixels]:
@@ -332,12 +330,6 @@ def _check_same(file: Path, asked: Mapping[str, object], target: Path) -> None:
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def _write_whole(file: Path, content: bytes) -> None:
-    torn = file.with_suffix(".tmp")
-    torn.write_bytes(content)
-    os.replace(torn, file)
 
 
 def _square(n: int) -> int:

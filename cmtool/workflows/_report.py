@@ -1,7 +1,6 @@
 """The report of `cmtool eval`: a table, a JSON file and a picture."""
 
 import json
-import os
 import platform
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ import torch
 
 from cmtool import __version__, images, plots
 from cmtool.errors import DataError
+from cmtool.files import whole, why
 from cmtool.metrics.protocols import differences
 from cmtool.workflows._figures import Figures
 
@@ -212,8 +212,7 @@ def check_place(out: Path) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out.parent).close()
     except OSError as problem:
-        reason = (problem.strerror or str(problem)).lower()
-        raise DataError(f"cannot write '{out}': {reason}", "another --out") from None
+        raise DataError(f"cannot write '{out}': {why(problem)}", "another --out") from None
 
 
 def write_json(path: Path, content: object) -> None:
@@ -222,14 +221,10 @@ def write_json(path: Path, content: object) -> None:
     Raises:
         DataError: It cannot be written.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with whole(path) as draft:
             draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
     except OSError as problem:
-        reason = (problem.strerror or str(problem)).lower()
-        raise DataError(f"cannot write '{path}': {reason}", "free space or another --out") from None
+        raise DataError(
+            f"cannot write '{path}': {why(problem)}", "free space or another --out"
+        ) from None

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from cmtool.errors import DataError, did_you_mean
+from cmtool.files import why
 from cmtool.metrics.features.base import Extractor, Facts
 from cmtool.metrics.features.resize import RESIZES
 
@@ -84,8 +85,7 @@ def open_file(path: Path, device: torch.device) -> Extractor:
     try:
         content = path.read_bytes()
     except OSError as problem:
-        reason = (problem.strerror or str(problem)).lower()
-        raise DataError(f"cannot read the feature network '{path}': {reason}") from None
+        raise DataError(f"cannot read the feature network '{path}': {why(problem)}") from None
     found = hashlib.sha256(content).hexdigest()
     sidecar = _sidecar(path.with_suffix(".toml"), found)
     if sidecar.sha256 != found:
