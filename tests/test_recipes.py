@@ -21,6 +21,7 @@ OPEN, CLOSE = "<!-- table of recipes -->", "<!-- end of the table -->"
 NAMES = recipes.names()
 SHAPES = {
     "cifar10": ((32, 3), 10),
+    "mnist": ((28, 1), 10),
     "imagenet64": ((64, 3), 1000),
     "lsun-bedroom": ((256, 3), 0),
     "digits": ((8, 1), 10),
