@@ -1,0 +1,305 @@
+"""Runs the commands of the pages: made short as the tables here say, in this process where it can.
+
+A fast run shortens everything. A slow run takes commands as they are written, except that trainings
+get a few steps, numbers of images have an upper bound, and data sets and models are small ones.
+"""
+
+import contextlib
+import functools
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cli_world import cmtool
+from doc_pages import ROOT, Command
+
+MOST_IMAGES = 500
+"""Of one command in a slow run."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How commands that begin with `words` are run.
+
+    Args:
+        words: The command's first words.
+        fast: Options of fast runs, or None where a fast run only checks what is typed.
+        slow: Options of slow runs.
+        unless: With one of these among its words, an option is left as it is.
+    """
+
+    words: str
+    fast: str | None
+    slow: str = ""
+    unless: str = ""
+
+
+TRAINING = "--max-steps 2 --batch-size 4 --device cpu --precision no"
+RULES = (
+    Rule("train", TRAINING, TRAINING),
+    Rule("distill", TRAINING, TRAINING),
+    Rule("sample", "--n 4", unless="--per-label"),
+    Rule("edit interpolate", "--frames 3 --steps 2", unless="--times"),
+    Rule("edit", "--steps 2", unless="--times --help"),
+    Rule("eval search", "--n 40 --tol 1"),
+    Rule("eval consistency", "--n 4 --teacher-steps 4 --bins 2", "--n 64"),
+    Rule("eval lpips", "--n 4 --data photos", "--n 64"),
+    Rule("eval neighbours", "--n 8 --show 2", "--n 64"),
+    Rule("eval classes", "--per-label 2", "--per-label 64"),
+    Rule("eval speed", "--repeats 1 --batch-size 2"),
+    Rule("eval", "--n 8 --bootstrap 2 --data photos", f"--n {MOST_IMAGES} --bootstrap 2"),
+    Rule("export onnx", None),
+    Rule("export pt2", None),
+    Rule("export aoti", None),
+    Rule("export", ""),
+    Rule("info", ""),
+    Rule("", ""),
+)
+"""The first that fits holds. An option that is given twice counts as given last; of `--n` and its
+like the smaller number counts, and `--data` is added only where the page does not say it."""
+
+SMALLER = {"--n", "--per-label", "--repeats", "--show", "--frames", "--batch-size", "--steps"}
+
+SCRIPTS = {
+    "benchmarks/digits_methods.py": "{0} 1 cd",
+    "benchmarks/digits_quality.py": None,
+    "benchmarks/editing.py": "--model runs/cifar10-cd --images 1 --tasks colorize --methods plain",
+    "benchmarks/eval_overhead.py": "8",
+    "benchmarks/export_engines.py": "{0} --batch 1 --rounds 1",
+    "benchmarks/sample_overhead.py": "{0} 4",
+    "benchmarks/search_digits.py": None,
+    "benchmarks/solvers.py": "",
+    "benchmarks/two_points.py": "2 cd",
+}
+"""What a slow run gives a script in place of its arguments; {0} is the page's first. None: it takes
+minutes whatever it is given, and is only looked for."""
+
+LOOKED_AT = ("pip", "git", "make")
+"""Commands that change a machine: extras, and targets of the Makefile, must be there."""
+SHELL = ("cat", "cd", "cp", "head", "ls", "mkdir", "mv", "rm", "tail", "tr", "unzip", "zip")
+
+
+def problem_of(command: Command) -> str | None:
+    """What is wrong with a command as it is typed: nothing is run."""
+    words, place = [*command.words], f"line {command.line}: {command}"
+    if not words:
+        return None
+    tool = inner(words)
+    if tool is not None:
+        return told(place, problem_of_cmtool(tool))
+    match words:
+        case ["pip" | "git" | "make", *_]:
+            return told(place, problem_of_setup(words))
+        case ["python", script, *_] if script.endswith(".py"):
+            return None if (ROOT / script).is_file() else f"{place}: no such script"
+        case ["python", "-c", code, *_]:
+            compile(code, place, "exec")
+            return None
+        case [first, *_] if first in SHELL:
+            return None
+    return f"{place}: no command that can be run; mark the block, or tag output as text"
+
+
+def told(place: str, problem: str | None) -> str | None:
+    """A problem with its place."""
+    return None if problem is None else f"{place}: {problem}"
+
+
+def inner(words: list[str]) -> list[str] | None:
+    """The words after `cmtool`, also where a launcher or `python -m` stands before it."""
+    if words[0] == "cmtool":
+        return words[1:]
+    if words[0] in ("torchrun", "accelerate", "python") and "cmtool" in words:
+        return words[words.index("cmtool") + 1 :]
+    return None
+
+
+def problem_of_setup(words: list[str]) -> str | None:
+    """Of pip: unknown extras; of make: unknown targets."""
+    if words[0] == "pip":
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        for word in words:
+            for names in re.findall(r"^(?:cmtool|\.)\[([^]]+)\]$", word):
+                for name in names.split(","):
+                    if name not in extras["optional-dependencies"]:
+                        return f"no extra '{name}'"
+    if words[0] == "make":
+        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        for word in words[1:]:
+            if "=" not in word and word not in targets:
+                return f"no target '{word}'"
+    return None
+
+
+@functools.cache
+def group() -> Any:
+    """The command line as click sees it."""
+    import typer
+
+    from cmtool.cli import app
+
+    return typer.main.get_command(app)
+
+
+def problem_of_cmtool(words: list[str]) -> str | None:
+    """An unknown command or option; placeholders such as MODEL, [MODEL] or ... are let through."""
+    node, rest = group(), [*words]
+    while hasattr(node, "commands"):
+        while rest and rest[0].startswith("-"):
+            option = rest.pop(0)
+            if option.partition("=")[0] not in options_of(node):
+                return f"no option '{option}'"
+            if option == "--list":
+                return None
+        if not rest or not rest[0].isalpha() or rest[0].isupper():
+            return None
+        if rest[0] not in node.commands:
+            return f"no command '{rest[0]}'"
+        node = node.commands[rest.pop(0)]
+    for word in rest:
+        name = word.strip("[]").partition("=")[0]
+        if re.match(r"--?[a-z]", name) and name not in options_of(node):
+            return f"'{node.name}' has no option '{name}'"
+    return None
+
+
+@functools.cache
+def options_of(node: Any) -> set[str]:
+    """Every spelling of a command's options."""
+    from typer._click import Context  # Typer's own copy of click
+
+    spelled = {name for p in node.params for name in (*p.opts, *p.secondary_opts)}
+    return spelled | set(node.get_help_option_names(Context(node))) | {"-h", "--help"}
+
+
+# Running
+
+
+def run(command: Command, *, slow: bool) -> str | None:
+    """Runs a command in the current folder; what went wrong, or None."""
+    words, place = [*command.words], f"line {command.line}: {command}"
+    if not words or words[0] in LOOKED_AT or "skip" in command.marks:
+        return None
+    with settings(command.environment):
+        tool = inner(words)
+        if tool is None:
+            return told(place, run_other(words, command.rest, slow=slow))
+        short = shortened(tool, command.marks, slow=slow)
+        if short is None:
+            return None
+        launched = words[0] in ("torchrun", "accelerate")
+        if launched and slow:
+            return told(place, launch(words[0], short))
+        done = cmtool(*short)
+        if done.exit_code != 0 or (done.exception and not isinstance(done.exception, SystemExit)):
+            return f"{place}\n  as cmtool {shlex.join(short)}\n{done.stderr}{done.exception!r}"
+        return told(place, send(done.stdout, command.rest))
+
+
+@contextlib.contextmanager
+def settings(environment: tuple[str, ...]) -> Any:
+    """Variables typed before a command."""
+    before = dict(os.environ)
+    os.environ.update(dict(word.split("=", 1) for word in environment))
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def shortened(words: list[str], marks: tuple[str, ...], *, slow: bool) -> list[str] | None:
+    """A command of cmtool as it is run, or None where a fast run leaves it out."""
+    if "slow" in marks and not slow:
+        return None
+    rule = next(r for r in RULES if words[: len(r.words.split())] == r.words.split())
+    wanted = rule.slow if slow else rule.fast
+    if wanted is None:
+        return None
+    if "--help" in words or set(rule.unless.split()) & set(words):
+        wanted = ""
+    short = with_options([*words], shlex.split(wanted))
+    if words[0] in ("train", "distill"):
+        short += [] if {"--resume", "--dry-run"} & {*words} else ["--overwrite"]
+        if "--resume" in words and "--max-steps" in short:
+            short += ["--max-steps", "3"]
+        large = any(re.match(r"(cifar10|imagenet64|lsun256)/", word) for word in words)
+        if "dry-run" in marks or ("2 processes" in marks and not slow):
+            short.append("--dry-run")
+        elif large:
+            short += small_network(words[1]) if slow else ["--dry-run"]
+    return short
+
+
+def with_options(words: list[str], more: list[str]) -> list[str]:
+    """The words and more options, of which a smaller number that is there already stays."""
+    for name, value in zip(more[::2], more[1::2], strict=True):
+        if name in words:
+            given = words[words.index(name) + 1]
+            if name == "--data":
+                continue
+            if name in SMALLER and given.isdigit() and int(given) <= int(value):
+                continue
+        words += [name, value]
+    return words
+
+
+def small_network(recipe: str) -> list[str]:
+    """A published network's form, small enough for two processes on a CPU."""
+    from cmtool import recipe as recipes
+
+    network = recipes.load(recipe).network
+    if network is None:
+        return []
+    return ["--set", "network.channels=32", "--set", "network.blocks=1"]
+
+
+def launch(launcher: str, words: list[str]) -> str | None:
+    """Runs a command of cmtool as two processes on the CPU."""
+    module = {
+        "torchrun": ["torch.distributed.run", "--nproc_per_node", "2", "-m", "--"],
+        "accelerate": [
+            *("accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2"),
+            *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m"),
+        ],
+    }[launcher]
+    return shell([sys.executable, "-m", *module, "cmtool", *words])
+
+
+def run_other(words: list[str], rest: str, *, slow: bool) -> str | None:
+    """Runs a script or a small command of the shell."""
+    if words[0] == "cd":
+        os.chdir(words[1])
+        return None
+    if words[0] != "python":
+        return shell(["bash", "-c", f"{shlex.join(words)} {rest}"])
+    if words[1:2] == ["-c"]:
+        return shell([sys.executable, *words[1:]])
+    arguments = SCRIPTS.get(words[1], shlex.join(words[2:]))
+    if not slow or arguments is None:
+        return None
+    return shell([sys.executable, words[1], *shlex.split(arguments.format(*words[2:3]))])
+
+
+def shell(words: list[str]) -> str | None:
+    """Runs a program; what it said if it failed."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    return None if done.returncode == 0 else f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+
+
+def send(output: str, rest: str) -> str | None:
+    """Puts a command's output where a redirection or pipe wants it."""
+    if not rest:
+        return None
+    done = subprocess.run(
+        ["bash", "-c", f"cat {rest}"], input=output, capture_output=True, text=True
+    )
+    return None if done.returncode == 0 else done.stderr

@@ -1,0 +1,84 @@
+"""Links lead somewhere, pictures and figures have the command that made them, no page is lost."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from doc_pages import ROOT, Page, pages
+
+PAGES = pages()
+NAMES = [page.name for page in PAGES]
+every_page = pytest.mark.parametrize("page", PAGES, ids=NAMES)
+OTHERS = ("http://", "https://", "mailto:")
+COMMAND = re.compile(r"`(?:python|cmtool|make|torchrun)[ `]|tests/[\w/]+\.py|<!-- figures: .+ -->")
+
+
+def target_of(page: Page, link: str) -> tuple[Path, str]:
+    """The file and the anchor of a link inside the repository."""
+    path, _, anchor = link.partition("#")
+    return Path(os.path.normpath(page.path.parent / path)) if path else page.path, anchor
+
+
+@every_page
+def test_links_lead_somewhere(page: Page):
+    wrong = []
+    for line, link in [*page.links(), *page.pictures()]:
+        if link.startswith(OTHERS):
+            continue
+        path, anchor = target_of(page, link)
+        if not path.exists():
+            wrong.append(f"line {line}: no file '{link}'")
+        elif anchor and anchor not in Page(path).anchors():
+            wrong.append(f"line {line}: no heading for '{link}'")
+    assert not wrong, "\n".join(wrong)
+
+
+@every_page
+def test_pictures_have_the_command_that_made_them(page: Page):
+    fenced = "\n".join(block.text for block in page.blocks())
+    wrong = []
+    for line, link in page.pictures():
+        near = "\n".join(page.lines[max(0, line - 6) : line + 5])
+        name = Path(link).name
+        if not re.search(rf"\b{re.escape(name)}\b", fenced) and "<!-- made by: " not in near:
+            wrong.append(f"line {line}: nothing makes '{link}'")
+    assert not wrong, "\n".join(wrong)
+
+
+def tables(page: Page) -> list[tuple[int, str, str]]:
+    """(line, table, section around it) of every table."""
+    found: list[tuple[int, str, str]] = []
+    heads = [n for n, line in page.prose() if re.match(r"#+ ", line)]
+    rows = {n for n, line in page.prose() if line.startswith("|")}
+    for first in sorted(n for n in rows if n - 1 not in rows):
+        last = next(n for n in range(first, len(page.lines) + 2) if n not in rows)
+        begin = max((n for n in heads if n < first), default=1)
+        end = min((n for n in heads if n > first), default=len(page.lines) + 1)
+        table = "\n".join(page.lines[first - 1 : last - 1])
+        found.append((first, table, "\n".join(page.lines[begin - 1 : end - 1])))
+    return found
+
+
+@every_page
+def test_tables_of_figures_have_the_command_that_made_them(page: Page):
+    wrong = []
+    for line, table, section in tables(page):
+        cells = re.findall(r"(?<=\|)[^|\n]*(?=\|)", table)
+        figures = [c for c in cells if re.search(r"\d\.\d", re.sub(r"`[^`]*`", "", c))]
+        if len(figures) >= 4 and not COMMAND.search(section):
+            wrong.append(f"line {line}: nothing says how {len(figures)} figures were made")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_page_is_reached_from_the_first():
+    known = {page.path: page for page in PAGES}
+    ways = [ROOT / "README.md"]
+    reached = set(ways)
+    while ways:
+        page = known[ways.pop()]
+        found = {target_of(page, link)[0] for _, link in page.links() if ":" not in link}
+        found |= {path / "README.md" for path in found}
+        ways += [path for path in found - reached if path in known]
+        reached |= found
+    assert not {str(path) for path in set(known) - reached}
