@@ -8,6 +8,7 @@ import warnings
 import torch
 from torch import nn
 
+from cmtool import registry
 from cmtool.denoiser import Denoiser
 from cmtool.errors import RecipeError, Say
 from cmtool.losses.base import Loss
@@ -27,7 +28,7 @@ def check_scalings(settings: DenoiserSettings, loss: Loss) -> None:
     Raises:
         RecipeError: The loss.
     """
-    name, form = type(loss).__name__.lower(), settings.scalings
+    name, form = registry.name_of("losses", type(loss)), settings.scalings
     image = form == "ddpm" and settings.prediction == "sample"
     if loss.kind == "consistency" and image:
         raise RecipeError(

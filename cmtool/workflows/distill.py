@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from cmtool import registry, shipped
 from cmtool.data.base import ImageSet
 from cmtool.errors import CheckpointError, RecipeError, Say
 from cmtool.networks.base import Network
@@ -31,10 +32,11 @@ def plan(job: Job, teacher: Path, facts: dict[str, object], listeners: Listeners
     say = listeners.say
     recipe = load_recipe(job, "cd", say)
     if not recipe.loss.needs_teacher_model:
-        name = type(recipe.loss).__name__.lower()
+        name = registry.name_of("losses", type(recipe.loss))
         raise RecipeError(f"loss '{name}' learns from data alone", f"cmtool train --method {name}")
     model, data = None, None
-    if teacher.is_dir() or teacher.suffix == ".safetensors":
+    named = shipped.is_name(teacher.as_posix())
+    if named or teacher.is_dir() or teacher.suffix == ".safetensors":
         # Our own models know how their images were cut; the student's are cut likewise.
         model = open_model(teacher, facts=facts, say=say)
         recipe = _same_crop(recipe, model)

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from cmtool import augment, checkpoint, images
+from cmtool import augment, checkpoint, images, registry
 from cmtool import recipe as recipes
 from cmtool.checkpoint import Checkpoint, Meta
 from cmtool.data.base import ImageSet
@@ -143,7 +143,7 @@ def prepare(
     if recipe.loss.uses_jvp:
         check_tangent(recipe, student, fresh=init is None, say=say)
     name = Path(data.name).stem or "images"
-    method = type(recipe.loss).__name__.lower()
+    method = registry.name_of("losses", type(recipe.loss))
     out = job.out or Path("runs") / f"{name}-{method}"
     _rundir.check(out, resume=job.resume, overwrite=job.overwrite)
     for needed in (m for m in (teacher, init) if m is not None and not job.resume):
@@ -176,8 +176,8 @@ def _check_sections(recipe: Recipe, teacher: Model | None) -> None:
         )
     if recipe.loss.precond == "edm" and recipe.denoiser.precond != "edm":
         raise RecipeError(
-            f"loss '{type(recipe.loss).__name__.lower()}' trains a model that is the identity at 0 "
-            f"noise, not one with denoiser.precond '{recipe.denoiser.precond}'",
+            f"loss '{registry.name_of('losses', type(recipe.loss))}' trains a model that is the "
+            f"identity at 0 noise, not one with denoiser.precond '{recipe.denoiser.precond}'",
             "--set denoiser.precond=edm",
         )
     low, _ = recipe.schedule.noise_range

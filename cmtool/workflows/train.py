@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from cmtool import registry
 from cmtool.errors import RecipeError
 from cmtool.workflows.fit import Job, Listeners, Prepared, fit, load_data, load_recipe, prepare
 from cmtool.workflows.load import open_model
@@ -24,7 +25,7 @@ def plan(job: Job, init: Path | None, facts: dict[str, object], listeners: Liste
     say = listeners.say
     recipe = load_recipe(job, "dsm", say)
     if recipe.loss.needs_teacher_model:
-        name = type(recipe.loss).__name__.lower()
+        name = registry.name_of("losses", type(recipe.loss))
         raise RecipeError(
             f"loss '{name}' needs a teacher model",
             f"cmtool distill --teacher MODEL --method {name} --data ...; "

@@ -1,10 +1,14 @@
 """From a request to a recipe: a batch smaller than the recipe's, and the rate that suits it."""
 
 import math
+from pathlib import Path
 
 import pytest
 
+from cmtool.errors import RecipeError
+from cmtool.workflows import distill, train
 from cmtool.workflows._job import Job, load_recipe
+from cmtool.workflows.fit import Listeners
 
 RECIPE = '[loss]\nname = "ct"\n\n[train]\nbatch_size = 512\nlr = 4e-4\n'
 
@@ -67,3 +71,17 @@ def test_dry_run_prints_the_line_and_the_rate(capfd, monkeypatch):
     out, err = capfd.readouterr()
     assert "of the recipe's" in err
     assert "batch_size = 16  # --set" in out
+
+
+def test_a_run_is_named_by_data_and_method_as_they_are_typed():
+    prepared = train.plan(Job("digits/ct-continuous"), None, {}, Listeners())
+    assert prepared.out == Path("runs/digits-ct-continuous")
+
+
+def test_a_hint_names_the_method_as_it_is_typed():
+    with pytest.raises(RecipeError, match="loss 'cd-continuous' needs a teacher") as told:
+        train.plan(Job("digits/cd-continuous"), None, {}, Listeners())
+    assert "--method cd-continuous" in told.value.hint
+    with pytest.raises(RecipeError, match="'ct-continuous' learns from data alone") as told:
+        distill.plan(Job("digits/ct-continuous"), Path("none"), {}, Listeners())
+    assert told.value.hint == "cmtool train --method ct-continuous"
