@@ -50,7 +50,7 @@ def image_set(
     Raises:
         DataError: No images, no way to one size, a broken file, or wrong labels.
     """
-    found = _image_names(store)
+    found = image_names(store)
     ignored = sum(not name.endswith("dataset.json") for name in store.names) - len(found)
     if ignored:
         say(f"'{store.where}': ignored {ignored} file(s) that are no images")
@@ -83,7 +83,12 @@ def image_set(
     return ImageSet(name, shape, len(whole), decode, labels, classes, in_memory, True, facts)
 
 
-def _image_names(store: Store) -> list[str]:
+def image_names(store: Store) -> list[str]:
+    """The files that are images.
+
+    Raises:
+        DataError: None is.
+    """
     if store.all_images and store.names:
         return list(store.names)
     found = [name for name in store.names if name.lower().endswith(images.EXTENSIONS)]

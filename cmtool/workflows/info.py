@@ -14,6 +14,7 @@ from cmtool import checkpoint, registry
 from cmtool.data import names as data_names
 from cmtool.data.catalog import open_data
 from cmtool.data.places import cache_dir
+from cmtool.data.survey import Survey, survey
 from cmtool.denoiser import Kind
 from cmtool.errors import DataError, did_you_mean
 from cmtool.foreign import diffusers, hub
@@ -136,6 +137,8 @@ def _uses(path: Path, facts: Mapping[str, Any], kind: Kind) -> dict[str, str]:
 
 
 def _data(what: str, data_dir: Path | None) -> dict[str, str]:
+    if what not in data_names.names() and not (found := survey(what)).ready:
+        return _unprepared(what, found)
     notes: list[str] = []
     data = open_data(what, data_dir=data_dir, say=notes.append)
     channels, height, width = data.image_shape
@@ -149,6 +152,31 @@ def _data(what: str, data_dir: Path | None) -> dict[str, str]:
     }
     described |= {k: str(v) for k, v in data.facts.items() if k not in described}
     return described | {f"note {i}": line for i, line in enumerate(notes, 1)}
+
+
+def _unprepared(what: str, found: Survey) -> dict[str, str]:
+    """Images that need a decision first, and the command that shows what comes of it."""
+    widths, heights = [w for w, _ in found.sizes], [h for _, h in found.sizes]
+    described = {"data": what, "images": f"{sum(found.sizes.values()):,}"}
+    if len(found.sizes) > 1:
+        spread = f"{min(widths)} .. {max(widths)} wide, {min(heights)} .. {max(heights)} high"
+        described["sizes"] = f"{spread}, {len(found.sizes)} of them"
+    elif found.sizes:
+        described["sizes"] = f"all {widths[0]}x{heights[0]}"
+    counts = [f"{name} ({count:,})" for name, count in found.classes.items()]
+    described |= {
+        "channels": "1, grey" if found.grey else "3",
+        "classes": ", ".join(counts[:12]) + (" ..." if len(counts) > 12 else "") or "none",
+        "files that are no images": f"{found.ignored:,}",
+        "files that cannot be read": f"{len(found.broken):,}",
+    }
+    described |= {f"broken {i}": text for i, text in enumerate(found.broken[:4], 1)}
+    skip = " --set data.skip_broken=true" if found.broken else ""
+    small = min(widths + heights, default=0) < 64
+    size = f" --set data.image_size={32 if small else 64}"
+    return described | {
+        "to train": f"cmtool train --data {shlex.quote(what)}{size}{skip} --dry-run"
+    }
 
 
 def _machine() -> dict[str, str]:
