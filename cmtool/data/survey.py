@@ -58,6 +58,7 @@ def survey(spec: str) -> Survey:
         sizes[width, height] += 1
         grey &= without
     labels, classes = of_json(store, found) or of_folders(found)
-    counts = np.bincount(labels, minlength=len(classes)) if labels is not None else []
-    held = dict(zip(classes, map(int, counts), strict=False))
-    return Survey(dict(sizes), grey, held, ignored, tuple(broken))
+    counts = [] if labels is None else np.bincount(labels, minlength=len(classes)).tolist()
+    return Survey(
+        dict(sizes), grey, dict(zip(classes, counts, strict=False)), ignored, tuple(broken)
+    )
