@@ -60,6 +60,17 @@ def _describe(shape: tuple[int, ...]) -> str:
     return f"{shape[0]} images of {'x'.join(map(str, shape[1:]))}"
 
 
+def shard_files(folder: Path, split: str) -> list[Path]:
+    """`SPLIT.npz`, or `SPLIT_0.npz`, `SPLIT_1.npz` ... in order; none if there is neither."""
+    single = folder / f"{split}.npz"
+    if single.is_file():
+        return [single]
+    numbered = [
+        path for path in folder.glob(f"{split}_*.npz") if path.stem[len(split) + 1 :].isdigit()
+    ]
+    return sorted(numbered, key=lambda path: int(path.stem[len(split) + 1 :]))
+
+
 def npz_shards(folder: Path, split: str, expected: Expected) -> Raw | None:
     """`SPLIT.npz`, or `SPLIT_0.npz`, `SPLIT_1.npz` ... joined; None if there is neither.
 
@@ -68,14 +79,7 @@ def npz_shards(folder: Path, split: str, expected: Expected) -> Raw | None:
     Raises:
         DataError: A shard is broken or something else.
     """
-    single = folder / f"{split}.npz"
-    if single.is_file():
-        shards = [single]
-    else:
-        numbered = [
-            path for path in folder.glob(f"{split}_*.npz") if path.stem[len(split) + 1 :].isdigit()
-        ]
-        shards = sorted(numbered, key=lambda path: int(path.stem[len(split) + 1 :]))
+    shards = shard_files(folder, split)
     if not shards:
         return None
     with ThreadPoolExecutor() as pool:

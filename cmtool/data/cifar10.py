@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cmtool.data import places
-from cmtool.data._arrays import Expected, Raw, file_bytes, npz_shards, tar_members
+from cmtool.data._arrays import Expected, Raw, file_bytes, npz_shards, shard_files, tar_members
 from cmtool.data._unpickle import cifar_batch
 from cmtool.data.base import Labels, Pixels, Say
 from cmtool.errors import DataError
@@ -19,6 +19,7 @@ from cmtool.errors import DataError
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 EXPECTED = Expected("cifar10", {"train": 50_000, "test": 10_000}, (32, 32, 3), len(CLASSES))
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+FOLDERS = ("cifar10", "CIFAR10", "cifar-10")
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 
 _BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
@@ -32,11 +33,10 @@ def load(split: str, data_dir: Path | None, say: Say) -> Raw:
     Raises:
         DataError: Not found and not downloadable, or what was found is damaged.
     """
-    looked = places.folders(data_dir, ["cifar10", "CIFAR10", "cifar-10"])
-    for folder in looked:
-        raw = _from_folder(folder, split)
-        if raw is not None:
-            return raw
+    found = find(data_dir, split)
+    if found is not None:
+        return _read(found, split)
+    looked = places.folders(data_dir, FOLDERS)
     archive = places.cache_dir() / "cifar10" / URL.rsplit("/", 1)[-1]
     try:
         places.download(URL, archive, MD5, say)
@@ -46,20 +46,37 @@ def load(split: str, data_dir: Path | None, say: Say) -> Raw:
     return _from_tar(archive, split)
 
 
-def _from_folder(folder: Path, split: str) -> Raw | None:
-    raw = npz_shards(folder, split, EXPECTED)
+def find(data_dir: Path | None, split: str = "train") -> Path | None:
+    """The archive, or the folder with the shards or batches, if there is one; reads nothing."""
+    for folder in places.folders(data_dir, FOLDERS):
+        if shard_files(folder, split):
+            return folder
+        for place in (folder / "cifar-10-batches-py", folder / "cifar-10-batches-bin", folder):
+            if _batch_files(place, split):
+                return place
+        for name in ("cifar-10-python.tar.gz", "cifar-10-binary.tar.gz"):
+            if (folder / name).is_file():
+                return folder / name
+    return None
+
+
+def _batch_files(folder: Path, split: str) -> dict[str, Path]:
+    for suffix in ("", ".bin"):
+        paths = {name + suffix: folder / (name + suffix) for name in _BATCHES[split]}
+        if any(path.is_file() for path in paths.values()):
+            return paths
+    return {}
+
+
+def _read(place: Path, split: str) -> Raw:
+    if place.is_file():
+        return _from_tar(place, split)
+    raw = npz_shards(place, split, EXPECTED)
     if raw is not None:
         return raw
-    for place in (folder / "cifar-10-batches-py", folder / "cifar-10-batches-bin", folder):
-        for suffix in ("", ".bin"):
-            paths = {name + suffix: place / (name + suffix) for name in _BATCHES[split]}
-            if any(path.is_file() for path in paths.values()):
-                contents = {name: file_bytes(path, _LIMIT) for name, path in paths.items()}
-                return _from_batches(contents, split, place)
-    for name in ("cifar-10-python.tar.gz", "cifar-10-binary.tar.gz"):
-        if (folder / name).is_file():
-            return _from_tar(folder / name, split)
-    return None
+    files = _batch_files(place, split)
+    contents = {name: file_bytes(path, _LIMIT) for name, path in files.items()}
+    return _from_batches(contents, split, place)
 
 
 def _from_tar(path: Path, split: str) -> Raw:

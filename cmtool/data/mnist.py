@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmtool.data import places
-from cmtool.data._arrays import Expected, Raw, file_bytes, npz_arrays, npz_shards
+from cmtool.data._arrays import Expected, Raw, file_bytes, npz_arrays, npz_shards, shard_files
 from cmtool.data.base import Say
 from cmtool.errors import DataError
 
 CLASSES = tuple("0123456789")
 EXPECTED = Expected("mnist", {"train": 60_000, "test": 10_000}, (28, 28, 1), len(CLASSES))
+FOLDERS = ("mnist", "MNIST")
 URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 MD5 = {
     "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
@@ -36,11 +37,10 @@ def load(split: str, data_dir: Path | None, say: Say) -> Raw:
     Raises:
         DataError: Not found and not downloadable, or what was found is damaged.
     """
-    looked = places.folders(data_dir, ["mnist", "MNIST"])
-    for folder in looked:
-        raw = _from_folder(folder, split)
-        if raw is not None:
-            return raw
+    found = find(data_dir, split)
+    if found is not None:
+        return _read(found, split)
+    looked = places.folders(data_dir, FOLDERS)
     folder = places.cache_dir() / "mnist"
     files = [f"{_PREFIX[split]}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")]
     try:
@@ -54,20 +54,37 @@ def load(split: str, data_dir: Path | None, say: Say) -> Raw:
     return _from_idx(folder / files[0], folder / files[1], split)
 
 
-def _from_folder(folder: Path, split: str) -> Raw | None:
-    raw = npz_shards(folder, split, EXPECTED)
+def find(data_dir: Path | None, split: str = "train") -> Path | None:
+    """The folder with the shards or the idx files, or `mnist.npz`, if there is one; reads
+    nothing."""
+    for folder in places.folders(data_dir, FOLDERS):
+        if shard_files(folder, split):
+            return folder
+        if (folder / "mnist.npz").is_file():
+            return folder / "mnist.npz"
+        for place in (folder / "raw", folder / "MNIST" / "raw", folder):
+            if all(_idx_files(place, split)):
+                return place
+    return None
+
+
+def _idx_files(folder: Path, split: str) -> tuple[Path | None, Path | None]:
+    prefix = _PREFIX[split]
+    images, labels = (f"{prefix}-images", "idx3"), (f"{prefix}-labels", "idx1")
+    return _idx_file(folder, *images), _idx_file(folder, *labels)
+
+
+def _read(place: Path, split: str) -> Raw:
+    if place.is_file():
+        images, labels = npz_arrays(place, f"x_{split}", f"y_{split}")
+        return EXPECTED.checked(images, labels, split, place)
+    raw = npz_shards(place, split, EXPECTED)
     if raw is not None:
         return raw
-    if (folder / "mnist.npz").is_file():
-        path = folder / "mnist.npz"
-        images, labels = npz_arrays(path, f"x_{split}", f"y_{split}")
-        return EXPECTED.checked(images, labels, split, path)
-    for place in (folder / "raw", folder / "MNIST" / "raw", folder):
-        images_path = _idx_file(place, f"{_PREFIX[split]}-images", "idx3")
-        labels_path = _idx_file(place, f"{_PREFIX[split]}-labels", "idx1")
-        if images_path and labels_path:
-            return _from_idx(images_path, labels_path, split)
-    return None
+    images_path, labels_path = _idx_files(place, split)
+    assert images_path is not None
+    assert labels_path is not None
+    return _from_idx(images_path, labels_path, split)
 
 
 def _idx_file(folder: Path, stem: str, kind: str) -> Path | None:

@@ -41,18 +41,26 @@ def imagenet(split: str, data_dir: Path | None) -> Store:
     Raises:
         DataError: Not found.
     """
+    found = find_imagenet(data_dir, split)
+    if found is not None:
+        return open_store(found, str(found))
     looked = places.folders(data_dir, _IMAGENET_NAMES)
-    for place in looked:
+    part = "train" if split == "train" else "val"
+    hint = f"--data-dir DIR, where DIR/{part}/n01440764/*.JPEG are your own images (https://image-net.org)"
+    raise places.not_found("imagenet64", looked, hint, "is not ours to download")
+
+
+def find_imagenet(data_dir: Path | None, split: str = "train") -> Path | None:
+    """The folder of class folders, or the zip, if there is one; reads no image."""
+    for place in places.folders(data_dir, _IMAGENET_NAMES):
         for folder in (place / below for below in _IMAGENET_BELOW):
             candidates = (folder / "train", folder) if split == "train" else (folder / "val",)
             for candidate in candidates:
                 if candidate.is_dir() and (split == "test" or _is_imagenet(candidate)):
-                    return open_store(candidate, str(candidate))
+                    return candidate
         if split == "train" and place.is_file():
-            return open_store(place, str(place))
-    part = "train" if split == "train" else "val"
-    hint = f"--data-dir DIR, where DIR/{part}/n01440764/*.JPEG are your own images (https://image-net.org)"
-    raise places.not_found("imagenet64", looked, hint, "is not ours to download")
+            return place
+    return None
 
 
 def _is_imagenet(folder: Path) -> bool:
@@ -65,25 +73,33 @@ def lsun(category: str, split: str, data_dir: Path | None) -> Store:
     Raises:
         DataError: Not found.
     """
-    part = "train" if split == "train" else "val"
-    names = [
-        f"{stem}{category}{tail}"
-        for stem in ("", "lsun/", "lsun-")
-        for tail in (f"_{part}_lmdb", f"_{part}")
-    ]
-    if split == "train":
-        names += [
-            f"{stem}{category}{tail}" for stem in ("", "lsun/", "lsun-") for tail in ("", ".zip")
-        ]
+    found = find_lsun(category, data_dir, split)
+    if found is not None:
+        return open_store(found, str(found))
+    names = _lsun_names(category, split)
     looked = places.folders(data_dir, names)
-    roots = places.roots(data_dir)
-    for place in looked:
-        if place.exists() and (place not in roots or (split == "train" and _holds_images(place))):
-            return open_store(place, str(place))
     hint = (
         f"--data-dir DIR, where DIR/{names[0]}/data.mdb is your own copy (https://www.yf.io/p/lsun)"
     )
     raise places.not_found(f"lsun-{category}", looked, hint, "is not ours to download")
+
+
+def find_lsun(category: str, data_dir: Path | None, split: str = "train") -> Path | None:
+    """The lmdb, folder or zip, if there is one; reads no image."""
+    roots = places.roots(data_dir)
+    for place in places.folders(data_dir, _lsun_names(category, split)):
+        if place.exists() and (place not in roots or (split == "train" and _holds_images(place))):
+            return place
+    return None
+
+
+def _lsun_names(category: str, split: str) -> list[str]:
+    part = "train" if split == "train" else "val"
+    stems = ("", "lsun/", "lsun-")
+    names = [f"{stem}{category}{tail}" for stem in stems for tail in (f"_{part}_lmdb", f"_{part}")]
+    if split == "train":
+        names += [f"{stem}{category}{tail}" for stem in stems for tail in ("", ".zip")]
+    return names
 
 
 def _holds_images(folder: Path) -> bool:
