@@ -9,13 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cli_world import must
+from cli_world import cmtool
 
 SIDE = 66
 """Of the small photographs, about."""
 COUNTS = {"train": 200, "test": 40}
 TINY = ("--set", "network.width=16", "--set", "network.blocks=1")
 SHORT = ("--max-steps", "2", "--batch-size", "4", "--device", "cpu", "--precision", "no")
+
+
+def must(*words: str) -> None:
+    """Runs a command that has to work."""
+    done = cmtool(*words)
+    assert done.exit_code == 0, f"{words}\n{done.stderr}{done.exception!r}"
 
 
 def make(folder: Path) -> None:
