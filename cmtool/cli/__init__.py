@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cmtool import __version__
-from cmtool.cli import distill, edit, eval, export, info, sample, train
+from cmtool.cli import _complete, distill, edit, eval, export, info, sample, train
 from cmtool.cli._console import result
 from cmtool.cli._group import Group
 from cmtool.cli._lists import KINDS, listing
@@ -22,14 +22,14 @@ for module in (train, distill, sample, edit, eval, export, info):
     module.register(app)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(ctx: typer.Context, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
         result(f"cmtool {__version__}")
         raise typer.Exit
 
 
-def _list(kind: str | None) -> None:
-    if kind is not None:
+def _list(ctx: typer.Context, kind: str | None) -> None:
+    if kind is not None and not ctx.resilient_parsing:
         result(listing(kind))
         raise typer.Exit
 
@@ -47,6 +47,7 @@ def main_options(
             callback=_list,
             is_eager=True,
             help=f"List what there is: {', '.join(KINDS)}.",
+            autocompletion=_complete.these(*KINDS),
         ),
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,

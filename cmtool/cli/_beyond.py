@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cmtool.cli import _complete
 from cmtool.cli import _options as opt
 from cmtool.cli._console import counting_bar, result, say
 
@@ -15,8 +16,10 @@ TeacherOpt = Annotated[
     Path | None,
     typer.Option(
         metavar="MODEL",
-        help="A diffusion model; the one that the model was distilled from if left out.",
+        help="The diffusion model to compare with; the one that the model was distilled from if "
+        "left out.",
         rich_help_panel="Model",
+        autocompletion=_complete.model,
     ),
 ]
 
@@ -29,20 +32,25 @@ class OneModel:
         str | None,
         typer.Option(
             metavar="MODEL[@STEPS]",
-            help="A run or a model's file; the newest one-step model in runs/ if left out.",
+            help=f"{opt.A_MODEL}; {opt.NEWEST} if left out.",
             rich_help_panel="Model",
+            autocompletion=_complete.model,
         ),
     ] = None
     steps: Annotated[
         str | None,
-        typer.Option(metavar="1,2,4", help="Network evaluations an image, a row for each."),
+        typer.Option(
+            metavar="1,2,4",
+            help="Network evaluations for each image, a row for each number; 1 if left out, for "
+            "speed 1, 2 and 4. neighbours takes one number.",
+        ),
     ] = None
     seed: opt.SeedOpt = 0
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.json",
-            help="Report; evals/NAME-COMMAND.json, numbered, if left out.",
+            help="The report; evals/NAME-COMMAND.json, numbered, if left out.",
             rich_help_panel="Output",
         ),
     ] = None
@@ -50,7 +58,9 @@ class OneModel:
     json: Annotated[
         bool,
         typer.Option(
-            "--json", help="Print the report as JSON, no table.", rich_help_panel="Output"
+            "--json",
+            help="Print the report as JSON in place of the table.",
+            rich_help_panel="Output",
         ),
     ] = False
     weights: opt.WeightsOpt = "ema"

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cmtool.cli import _complete
 from cmtool.cli import _options as opt
 from cmtool.cli._console import counting_bar, result, say
 
@@ -18,9 +19,27 @@ ModelOpt = Annotated[
     Path | None,
     typer.Option(
         metavar="MODEL",
-        help="A run, a .safetensors or a .pt file; the newest one-step model in runs/ that suits "
-        "if left out.",
+        help=f"{opt.A_MODEL}; {opt.NEWEST} if left out.",
         rich_help_panel="Model",
+        autocompletion=_complete.model,
+    ),
+]
+
+
+OneLabelOpt = Annotated[
+    str | None,
+    typer.Option(
+        metavar="3|cat",
+        help="What is in the picture, by number or name; none if left out. Needed where the model "
+        "was never trained without.",
+        autocompletion=_complete.label,
+    ),
+]
+FrameStepsOpt = Annotated[
+    int | None,
+    typer.Option(
+        help="Number of noise levels from each frame's noise to its image; those stored in the "
+        "model, else 1, if left out."
     ),
 ]
 
@@ -30,58 +49,83 @@ class EditOptions:
     """Options of every editor."""
 
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMG...", help="Pictures, or one folder of pictures.")
+        list[Path],
+        typer.Argument(metavar="IMG...", help="Pictures of any size, or one folder of pictures."),
     ]
     model: ModelOpt = None
     steps: Annotated[
-        int | None, typer.Option(help="Noise levels; the model's or the editor's if left out.")
+        int | None,
+        typer.Option(
+            help="Number of noise levels; those stored in the model, else the editor's own number "
+            "(18, for denoise 1) if left out."
+        ),
     ] = None
     times: opt.TimesOpt = None
-    n: Annotated[int, typer.Option("--n", help="Variants of each picture.")] = 1
+    n: Annotated[int, typer.Option("--n", help="Number of results for each picture.")] = 1
     seed: Annotated[
-        int, typer.Option(help="Variant v of a picture depends on model, seed and v alone.")
+        int,
+        typer.Option(
+            help="Chooses the noise: result v of a picture depends on model, seed and v alone."
+        ),
     ] = 0
-    label: Annotated[
-        str | None,
-        typer.Option(metavar="3|cat", help="What is in the picture, for a model of classes."),
-    ] = None
+    label: OneLabelOpt = None
     guidance: opt.GuidanceOpt = 1.0
     inner_steps: Annotated[
         int | None,
-        typer.Option(help="A diffusion model's evaluations for each noise level; 7 if left out."),
+        typer.Option(
+            help="Evaluations of a diffusion model at each noise level; 7 if left out. Of a "
+            "consistency model it is one."
+        ),
     ] = None
     native: Annotated[
-        bool, typer.Option("--native", help="The result at the size of the model's images.")
+        bool,
+        typer.Option(
+            "--native", help="Give the result at the size of the model's images, not the picture's."
+        ),
     ] = False
     simulate: Annotated[
         bool,
-        typer.Option("--simulate", help="The picture is clean: degrade it first, then compare."),
+        typer.Option(
+            "--simulate",
+            help="The picture is clean: degrade it first, edit that, and print how near the "
+            "result comes to it.",
+        ),
     ] = False
     out: Annotated[
         Path | None,
-        _output("Where to; IMG.EDITOR.png beside the picture if left out.", metavar="FILE|DIR"),
+        _output(
+            "The result's file, or a folder for several; IMG.EDITOR.png beside each picture if "
+            "left out.",
+            metavar="FILE|FOLDER",
+        ),
     ] = None
     overwrite: opt.OverwriteOpt = False
-    resume: Annotated[bool, _output("Skip pictures whose results are there.", "--resume")] = False
+    resume: Annotated[
+        bool, _output("Skip pictures whose results are there already.", "--resume")
+    ] = False
     truth: Annotated[
         Path | None,
         _output(
-            "The clean picture, or a folder of them: print PSNR, SSIM, LPIPS.", metavar="IMG|DIR"
+            "The clean picture, or a folder with those of the same names: print PSNR, SSIM and "
+            "LPIPS against it.",
+            metavar="IMG|FOLDER",
         ),
     ] = None
     compare: Annotated[
-        bool, _output("Write a strip of input, measurement, results, truth too.", "--compare")
+        bool,
+        _output(
+            "Also write a strip of input, measurement, results and truth: IMG.EDITOR.compare.png.",
+            "--compare",
+        ),
     ] = False
-    trajectory: Annotated[bool, _output("Write an animation of the steps too.", "--trajectory")] = (
-        False
-    )
+    trajectory: Annotated[
+        bool,
+        _output("Also write an animation of the steps: IMG.EDITOR.steps.gif.", "--trajectory"),
+    ] = False
     weights: opt.WeightsOpt = "ema"
     facts: opt.FactsOpt = field(default_factory=list)
     device: opt.DeviceOpt = None
-    batch_size: Annotated[
-        int | None,
-        typer.Option(help="Images in one call of the network.", rich_help_panel="Performance"),
-    ] = None
+    batch_size: opt.BatchSizeOpt = None
 
 
 @dataclass(frozen=True)
@@ -89,15 +133,25 @@ class HoleOptions:
     """Options of an editor with a mask."""
 
     mask: Annotated[
-        Path | None, typer.Option(metavar="M", help="A picture, white where to repaint.")
+        Path | None,
+        typer.Option(
+            metavar="IMG",
+            help="A black and white picture of the same size, white where to repaint. Mask, box "
+            "and pad add up; with none of them transparent pixels are repainted.",
+        ),
     ] = None
     box: Annotated[
-        str | None, typer.Option(metavar="x0,y0,x1,y1", help="Repaint this rectangle, in pixels.")
+        str | None,
+        typer.Option(
+            metavar="x0,y0,x1,y1",
+            help="Repaint this rectangle: its left, top, right and bottom edge, in pixels.",
+        ),
     ] = None
     pad: Annotated[
         str | None,
         typer.Option(
-            metavar="left,top,right,bottom", help="Paint beyond the edges, so many pixels."
+            metavar="left,top,right,bottom",
+            help="Make the picture larger by so many pixels on each side, and paint those.",
         ),
     ] = None
 

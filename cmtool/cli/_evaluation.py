@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cmtool.cli import _complete
 from cmtool.cli import _options as opt
 from cmtool.cli._console import counting_bar, result, say
 
@@ -16,8 +17,9 @@ EvaluatedOpt = Annotated[
     typer.Option(
         "--model",
         metavar="MODEL",
-        help="A run, a .safetensors or a .pt file; the newest one-step model in runs/ if left out.",
+        help=f"{opt.A_MODEL}; {opt.NEWEST} if left out.",
         rich_help_panel="Model",
+        autocompletion=_complete.model,
     ),
 ]
 ReferenceOpt = Annotated[
@@ -25,27 +27,64 @@ ReferenceOpt = Annotated[
     typer.Option(
         "--data",
         metavar="NAME|FOLDER|ZIP|NPZ",
-        help="What the images are held against: images or a statistics file; the model's own "
-        "training set if left out.",
+        help="What the images are held against: a data set's name, images, or a file of "
+        "statistics; the model's own training set if left out.",
         rich_help_panel="Data",
+        autocompletion=_complete.dataset,
     ),
 ]
-DataDirOpt = Annotated[
-    Path | None,
-    typer.Option(help="Where data sets lie, before $CMTOOL_DATA.", rich_help_panel="Data"),
-]
-CountOpt = Annotated[int, typer.Option("--n", help="Images 0 .. N-1 of the seed.")]
+DataDirOpt = opt.DataDirOpt
+CountOpt = Annotated[int, typer.Option("--n", help="Number of images, 0 .. N-1 of the seed.")]
 FeaturesOpt = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME|FILE", help="In place of the protocol's: lite0, pixel, inception, a network."
+        metavar="NAME|FILE",
+        help="Network whose features are compared: pixel, lite0, inception or a file (.pt, .ts, "
+        ".pt2); inception if left out, pixel for fd.",
+        autocompletion=_complete.features,
     ),
 ]
 ProtocolOpt = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="cm-cifar10, adm, edm or clean; that of the data set if left out.",
+        help="How images are rounded, resized and counted: cm-cifar10, adm, edm or clean; that of "
+        "the data set if left out.",
+        autocompletion=_complete.these(*_complete.PROTOCOLS),
+    ),
+]
+MetricOpt = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="What to make small: fid, kid, fd-pixel, fd-lite0, kid-lite0, or fd-FILE for a "
+        "network of your own.",
+        autocompletion=_complete.these(*_complete.METRICS),
+    ),
+]
+SaveOpt = Annotated[
+    bool,
+    typer.Option(
+        "--save",
+        help="Store the levels in the model, whose --steps then takes them.",
+        rich_help_panel="Output",
+    ),
+]
+SearchOutOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="FOLDER",
+        help="Where search.json and search.png go; evals/MODEL-search if left out.",
+        rich_help_panel="Output",
+    ),
+]
+AnewOpt = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Begin anew; without it the search in --out goes on.",
+        rich_help_panel="Output",
     ),
 ]
 
@@ -62,16 +101,16 @@ class EvalOptions:
         list[str],
         typer.Option(
             metavar="MODEL[@STEPS]",
-            help="A run or a model's file, one or more; the newest one-step model in runs/ if left "
-            "out.",
+            help=f"{opt.A_MODEL}, again for more rows; {opt.NEWEST} if left out.",
             rich_help_panel="Model",
+            autocompletion=_complete.model,
         ),
     ] = field(default_factory=list)
     images: Annotated[
         list[str],
         typer.Option(
             metavar="FOLDER|ZIP|NPZ",
-            help="Images in place of a model, one or more.",
+            help="Images in place of a model, again for more rows; goes with --data.",
             rich_help_panel="Data",
         ),
     ] = field(default_factory=list)
@@ -79,38 +118,57 @@ class EvalOptions:
         str | None,
         typer.Option(
             metavar="1,2,4",
-            help="Network evaluations an image, a row for each; else 1, or 35 for a diffusion "
-            "model.",
+            help="Network evaluations for each image, a row for each number; if left out 1, or 35 "
+            "for a diffusion model.",
         ),
     ] = None
     times: Annotated[
         list[str],
-        typer.Option(metavar="80,0.8", help="Noise levels instead; again for another row."),
+        typer.Option(
+            metavar="80,0.8",
+            help="Decreasing noise levels in place of --steps, again for more rows.",
+        ),
     ] = field(default_factory=list)
     solver: opt.SolverOpt = None
     guidance: opt.GuidanceOpt = 1.0
     n: Annotated[
-        int | None, typer.Option("--n", help="Images a row; 50,000, or all of --images.")
+        int | None,
+        typer.Option("--n", help="Images for each row; 50,000, or all of --images, if left out."),
     ] = None
     seed: opt.SeedOpt = 0
     seeds: Annotated[
-        str | None, typer.Option(metavar="0,1,2", help="Several seeds: mean and minimum.")
+        str | None,
+        typer.Option(
+            metavar="0,1,2",
+            help="Several seeds, with mean and minimum; in place of --seed and --repeat.",
+        ),
     ] = None
-    repeat: Annotated[int, typer.Option(help="So many seeds, from --seed on.")] = 1
+    repeat: Annotated[
+        int, typer.Option(help="Number of seeds, from --seed on, with mean and minimum.")
+    ] = 1
     protocol: ProtocolOpt = None
     bootstrap: Annotated[
-        int, typer.Option(help="Repeats for the 95 % interval; 0 leaves it out.")
+        int,
+        typer.Option(help="Repeats for the 95 % interval of a Frechet distance; 0 leaves it out."),
     ] = 20
     data: ReferenceOpt = None
     data_dir: DataDirOpt = None
     out: Annotated[
         Path | None,
-        _output("Report; evals/NAME-COMMAND.json, numbered, if left out.", metavar="FILE.json"),
+        _output(
+            "The report, its picture beside it; evals/NAME-COMMAND.json, numbered, if left out.",
+            metavar="FILE.json",
+        ),
     ] = None
     overwrite: opt.OverwriteOpt = False
-    json: Annotated[bool, _output("Print the report as JSON, no table.", "--json")] = False
+    json: Annotated[bool, _output("Print the report as JSON in place of the table.", "--json")] = (
+        False
+    )
     save_samples: Annotated[
-        Path | None, _output("Keep the images, with several rows in sub-folders.", metavar="FOLDER")
+        Path | None,
+        _output(
+            "Keep the images too, those of several rows in sub-folders.", metavar="FOLDER|FILE.npz"
+        ),
     ] = None
     weights: opt.WeightsOpt = "ema"
     facts: opt.FactsOpt = field(default_factory=list)

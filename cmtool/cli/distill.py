@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from cmtool.cli._options import FactsOpt, RecipeArg, RunOptions, with_options
+from cmtool.cli import _complete
+from cmtool.cli._options import A_MODEL, FactsOpt, RecipeArg, RunOptions, with_options
 from cmtool.cli._run import run
 
 
@@ -21,8 +22,9 @@ def distill(
         Path | None,
         typer.Option(
             metavar="MODEL",
-            help="A diffusion model: a run, a .safetensors or a .pt file.",
+            help=f"The diffusion model to distil, always needed. {A_MODEL}.",
             rich_help_panel="Model",
+            autocompletion=_complete.model,
         ),
     ] = None,
     recipe: RecipeArg = None,

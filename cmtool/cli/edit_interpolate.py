@@ -7,7 +7,7 @@ import typer
 
 from cmtool.cli import _options as opt
 from cmtool.cli._console import result, say
-from cmtool.cli._editing import ModelOpt
+from cmtool.cli._editing import FrameStepsOpt, ModelOpt, OneLabelOpt
 
 
 def register(group: typer.Typer) -> None:
@@ -20,8 +20,10 @@ def interpolate(
         list[Path] | None,
         typer.Argument(metavar="[FIRST LAST]", help="Two pictures; none goes from seed to seed."),
     ] = None,
-    seeds: Annotated[str, typer.Option(metavar="0,1", help="Two seeds.")] = "0,1",
-    frames: Annotated[int, typer.Option(help="Frames, both ends among them.")] = 9,
+    seeds: Annotated[
+        str, typer.Option(metavar="0,1", help="The two seeds, where no pictures are given.")
+    ] = "0,1",
+    frames: Annotated[int, typer.Option(help="Number of frames, both ends among them.")] = 9,
     by: Annotated[
         Literal["auto", "ode", "search", "noise"],
         typer.Option(
@@ -29,25 +31,27 @@ def interpolate(
             "one-step model answers with it, or added noise."
         ),
     ] = "auto",
-    strength: Annotated[float, typer.Option(help="How much noise --by noise adds.")] = 0.5,
+    strength: Annotated[
+        float, typer.Option(help="How much noise --by noise adds, from 0 to 1.")
+    ] = 0.5,
     model: ModelOpt = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Noise levels, of which those below the first are used.")
-    ] = None,
+    steps: FrameStepsOpt = None,
     times: opt.TimesOpt = None,
-    seed: Annotated[int, typer.Option(help="Of the noise that is added.")] = 0,
-    label: Annotated[
-        str | None, typer.Option(metavar="3|cat", help="A class, for a model of classes.")
-    ] = None,
+    seed: Annotated[
+        int, typer.Option(help="Chooses the noise that --by noise and the steps add.")
+    ] = 0,
+    label: OneLabelOpt = None,
     guidance: opt.GuidanceOpt = 1.0,
     inner_steps: Annotated[
-        int | None, typer.Option(help="A diffusion model's evaluations a frame; 35 if left out.")
+        int | None,
+        typer.Option(help="Evaluations of a diffusion model for each frame; 35 if left out."),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.png|FILE.gif|FOLDER",
-            help="A strip, an animation or the frames.",
+            help="A strip, an animation or a folder of frames; if left out a strip beside "
+            "FIRST or in samples/.",
             rich_help_panel="Output",
         ),
     ] = None,

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from cmtool.cli._beyond import OneModel, run
-from cmtool.cli._evaluation import DataDirOpt, FeaturesOpt, ReferenceOpt
+from cmtool.cli._evaluation import DataDirOpt, FeaturesOpt, ProtocolOpt, ReferenceOpt
 from cmtool.cli._options import with_options
 
 
@@ -18,10 +18,8 @@ def register(group: typer.Typer) -> None:
 def classes(
     options: OneModel,
     features: FeaturesOpt = None,
-    per_label: Annotated[int, typer.Option(help="Images of each class.")] = 1000,
-    protocol: Annotated[
-        str | None, typer.Option(metavar="NAME", help="cm-cifar10, adm, edm or clean.")
-    ] = None,
+    per_label: Annotated[int, typer.Option(help="Number of images of each class.")] = 1000,
+    protocol: ProtocolOpt = None,
     data: ReferenceOpt = None,
     data_dir: DataDirOpt = None,
 ) -> None:

@@ -18,10 +18,18 @@ def register(group: typer.Typer) -> None:
 def consistency(
     options: OneModel,
     teacher: TeacherOpt = None,
-    n: Annotated[int, typer.Option("--n", help="Trajectories 0 .. N-1 of the seed.")] = 256,
-    bins: Annotated[int, typer.Option(help="Parts of the noise levels.")] = 8,
+    n: Annotated[
+        int, typer.Option("--n", help="Number of trajectories, 0 .. N-1 of the seed.")
+    ] = 256,
+    bins: Annotated[
+        int,
+        typer.Option(help="Parts into which the noise levels are cut, each a line of the table."),
+    ] = 8,
     teacher_steps: Annotated[
-        int, typer.Option(help="Heun steps of the teacher, two evaluations each.")
+        int,
+        typer.Option(
+            help="Heun steps of the teacher, two evaluations each; 2 or more for each bin."
+        ),
     ] = 40,
     start: Annotated[
         Literal["noise", "data"],

@@ -1,11 +1,9 @@
 """`cmtool eval lpips`."""
 
-from typing import Annotated
-
 import typer
 
 from cmtool.cli._beyond import OneModel, run
-from cmtool.cli._evaluation import DataDirOpt, ReferenceOpt
+from cmtool.cli._evaluation import CountOpt, DataDirOpt, ReferenceOpt
 from cmtool.cli._options import with_options
 
 
@@ -17,7 +15,7 @@ def register(group: typer.Typer) -> None:
 @with_options
 def lpips(
     options: OneModel,
-    n: Annotated[int, typer.Option("--n", help="Images 0 .. N-1 of the seed.")] = 1000,
+    n: CountOpt = 1000,
     data: ReferenceOpt = None,
     data_dir: DataDirOpt = None,
 ) -> None:

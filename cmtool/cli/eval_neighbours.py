@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
+from cmtool.cli import _complete
 from cmtool.cli._beyond import OneModel, run
-from cmtool.cli._evaluation import DataDirOpt, ReferenceOpt
+from cmtool.cli._evaluation import CountOpt, DataDirOpt, ReferenceOpt
 from cmtool.cli._options import with_options
 
 
@@ -18,11 +19,20 @@ def register(group: typer.Typer) -> None:
 def neighbours(
     options: OneModel,
     features: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="pixel, lite0, inception, a network.")
+        str,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="What near means: in pixels, or in the features of lite0, inception or a file.",
+            autocompletion=_complete.features,
+        ),
     ] = "pixel",
-    n: Annotated[int, typer.Option("--n", help="Images 0 .. N-1 of the seed.")] = 1000,
-    k: Annotated[int, typer.Option("--k", help="Training images beside each sample.")] = 5,
-    show: Annotated[int, typer.Option(help="Samples in the picture, the nearest first.")] = 12,
+    n: CountOpt = 1000,
+    k: Annotated[
+        int, typer.Option("--k", help="Number of training images beside each sample.")
+    ] = 5,
+    show: Annotated[
+        int, typer.Option(help="Number of samples in the picture, the nearest first.")
+    ] = 12,
     data: ReferenceOpt = None,
     data_dir: DataDirOpt = None,
 ) -> None:

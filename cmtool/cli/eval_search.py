@@ -1,12 +1,11 @@
 """`cmtool eval search`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cmtool.cli import _evaluation as ev
 from cmtool.cli._console import counting_bar, result, say
-from cmtool.cli._evaluation import CountOpt, DataDirOpt, EvaluatedOpt, ProtocolOpt, ReferenceOpt
 from cmtool.cli._options import BatchSizeOpt, DeviceOpt, FactsOpt, SeedOpt, WeightsOpt
 
 
@@ -16,28 +15,25 @@ def register(group: typer.Typer) -> None:
 
 
 def search(
-    model: EvaluatedOpt = None,
-    steps: Annotated[int, typer.Option(help="Levels, the first being the largest.")] = 2,
-    metric: Annotated[
-        str, typer.Option(help="What to make small: fid, kid, fd-lite0, fd-FILE, ...")
-    ] = "fd-pixel",
-    tol: Annotated[float, typer.Option(help="Of ln(level): 0.05 is 5 % of a level.")] = 0.05,
-    budget: Annotated[int | None, typer.Option(help="Most evaluations in this call.")] = None,
-    n: CountOpt = 10_000,
-    seed: SeedOpt = 0,
-    protocol: ProtocolOpt = None,
-    data: ReferenceOpt = None,
-    data_dir: DataDirOpt = None,
-    save: Annotated[
-        bool,
-        typer.Option("--save", help="Write the levels into the model.", rich_help_panel="Output"),
-    ] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder; evals/MODEL-search.", rich_help_panel="Output")
+    model: ev.EvaluatedOpt = None,
+    steps: Annotated[
+        int, typer.Option(help="Number of noise levels, of which the first is the largest.")
+    ] = 2,
+    metric: ev.MetricOpt = "fd-pixel",
+    tol: Annotated[
+        float, typer.Option(help="How exactly a level is found: 0.05 is 5 % of it.")
+    ] = 0.05,
+    budget: Annotated[
+        int | None, typer.Option(help="Most sets of images drawn in this call; again goes on.")
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Forget what is in it.", rich_help_panel="Output")
-    ] = False,
+    n: ev.CountOpt = 10_000,
+    seed: SeedOpt = 0,
+    protocol: ev.ProtocolOpt = None,
+    data: ev.ReferenceOpt = None,
+    data_dir: ev.DataDirOpt = None,
+    save: ev.SaveOpt = False,
+    out: ev.SearchOutOpt = None,
+    overwrite: ev.AnewOpt = False,
     weights: WeightsOpt = "ema",
     facts: FactsOpt = [],  # noqa: B006 - Typer copies it
     device: DeviceOpt = None,

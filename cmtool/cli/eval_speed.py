@@ -17,8 +17,12 @@ def register(group: typer.Typer) -> None:
 def speed(
     options: OneModel,
     teacher: TeacherOpt = None,
-    repeats: Annotated[int, typer.Option(help="Timed calls; the median counts.")] = 5,
-    warm_up: Annotated[int, typer.Option(help="Calls before them, not timed.")] = 1,
+    repeats: Annotated[
+        int, typer.Option(help="Number of timed calls, of which the median counts.")
+    ] = 5,
+    warm_up: Annotated[
+        int, typer.Option(help="Number of calls before them that are not timed.")
+    ] = 1,
 ) -> None:
     """Print images a second and the time of one image, against the teacher.
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from cmtool.cli import _complete
 from cmtool.cli import _options as opt
 from cmtool.cli._console import result, say
 
@@ -16,28 +17,39 @@ def register(app: typer.Typer) -> None:
 
 def export(
     format_: Annotated[
-        str, typer.Argument(metavar="FORMAT", help="What to write, see --list formats.")
+        str,
+        typer.Argument(
+            metavar="FORMAT",
+            help="What to write, see --list formats and docs/export.md.",
+            autocompletion=_complete.format_,
+        ),
     ],
     model: opt.ModelArg = None,
-    dtype: Annotated[
-        str, typer.Option(help="Type of the stored weights: float32, bfloat16, float16.")
-    ] = "float32",
+    dtype: opt.DtypeOpt = "float32",
     steps: Annotated[
         int | None,
-        typer.Option(help="Put a whole sampler of so many steps into the file; else the denoiser."),
+        typer.Option(
+            help="For onnx, pt2 and aoti: put a whole sampler of so many steps into the file; the "
+            "denoiser alone if left out."
+        ),
     ] = None,
     times: opt.TimesOpt = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE|FOLDER", help="exports/MODEL... if left out.", rich_help_panel="Output"
+            metavar="FILE|FOLDER",
+            help="What to write, model card and report beside it; exports/MODEL... if left out.",
+            rich_help_panel="Output",
         ),
     ] = None,
     overwrite: opt.OverwriteOpt = False,
     push: Annotated[
         str | None,
         typer.Option(
-            metavar="OWNER/NAME", help="Send it to the Hugging Face Hub.", rich_help_panel="Output"
+            metavar="OWNER/NAME",
+            help="Send the export to the Hugging Face Hub as well; wants cmtool[hub] and hf auth "
+            "login.",
+            rich_help_panel="Output",
         ),
     ] = None,
     weights: opt.WeightsOpt = "ema",

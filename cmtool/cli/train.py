@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from cmtool.cli import _complete
 from cmtool.cli._options import FactsOpt, RecipeArg, RunOptions, with_options
 from cmtool.cli._run import run
 
@@ -20,7 +21,13 @@ def train(
     recipe: RecipeArg = None,
     init: Annotated[
         Path | None,
-        typer.Option(help="Start from this model's weights.", rich_help_panel="Model"),
+        typer.Option(
+            metavar="MODEL",
+            help="Start from this model's weights in place of fresh ones; its network must be the "
+            "recipe's.",
+            rich_help_panel="Model",
+            autocompletion=_complete.model,
+        ),
     ] = None,
     facts: FactsOpt = [],  # noqa: B006 - Typer copies it
 ) -> None:
