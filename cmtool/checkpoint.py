@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cmtool import recipe as recipes
+from cmtool import shipped
 from cmtool.denoiser import HEAD, Denoiser, Guidable, Use
 from cmtool.errors import CheckpointError, did_you_mean
 from cmtool.files import whole
@@ -319,6 +320,11 @@ def store_times(path: Path, times: Mapping[Use, Sequence[float]]) -> Path:
     Raises:
         CheckpointError: There is no model of this tool, or it cannot be written.
     """
+    if shipped.is_name(path.as_posix()):
+        raise CheckpointError(
+            f"'{path}' comes with cmtool and stays as it is",
+            f"of a copy it can be changed: cmtool export safetensors {path}",
+        )
     more = {steps: tuple(map(float, levels)) for steps, levels in times.items()}
     if path.is_dir():
         found = Checkpoint.open(path)

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from cmtool import shipped
 from cmtool.data.places import offline
 from cmtool.errors import CheckpointError
 from cmtool.foreign.diffusers import WEIGHTS
@@ -19,11 +20,15 @@ def is_name(text: str) -> bool:
     Example:
         >>> is_name("openai/diffusers-cd_imagenet64_l2"), is_name("weights/ct_cat256.pt")
         (True, False)
+        >>> is_name("shipped/digits")
+        False
     """
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text) is None:
         return False
-    # A run that is not there is no model of somebody called "runs".
-    if text.startswith("runs/") or Path(text).suffix in (".pt", ".pkl", ".safetensors", ".bin"):
+    # A run that is not there is no model of somebody called "runs"; nor is what comes with cmtool.
+    if text.startswith(("runs/", shipped.PREFIX)):
+        return False
+    if Path(text).suffix in (".pt", ".pkl", ".safetensors", ".bin"):
         return False
     return not Path(text).exists() and not Path(text).parent.exists()
 

@@ -9,12 +9,12 @@ from cmtool import registry
 from cmtool.denoiser import Denoiser
 from cmtool.editors.base import Editor
 from cmtool.errors import CheckpointError, RecipeError, Say, did_you_mean
-from cmtool.meta import Meta
 from cmtool.solvers.base import Solver
+from cmtool.workflows._default import default_model
 from cmtool.workflows._draw import Plan, default_batch, edit_levels, guided, labelled
 from cmtool.workflows._edit_run import Job
 from cmtool.workflows._times import parse_times
-from cmtool.workflows.load import Model, newest_run, open_model
+from cmtool.workflows.load import Model, open_model
 
 INNER_STEPS = 7
 """Evaluations of a diffusion model for each estimate: three steps of Heun's and the last."""
@@ -108,18 +108,19 @@ def open_editing_model(
     path: Path | None,
     name: str,
     *,
-    channels: int | None,
+    channels: Sequence[int],
+    labelled: bool,
     weights: str,
     facts: Mapping[str, Any],
     say: Say,
 ) -> Model:
-    """Opens the model asked for, or chooses one: the newest finished consistency model under `runs`
-    whose channels suit.
+    """Opens the model asked for, or chooses one, see `default_model`.
 
     Args:
         path: The model; None chooses.
         name: The editor, for the hint.
-        channels: What the model's images must have; None is any.
+        channels: Of the images of a model that suits, the best first; none is any.
+        labelled: Whether a class is given.
         weights: See `load`.
         facts: See `load`.
         say: Is told what was passed over, and why.
@@ -128,19 +129,11 @@ def open_editing_model(
         CheckpointError: It cannot be opened, or there is none.
     """
     if path is None:
-
-        def unfit(meta: Meta) -> str | None:
-            if channels is None or meta.image_shape[0] == channels:
-                return None
-            return f"its images have {meta.image_shape[0]} channel(s), not {channels}"
-
         try:
-            path = newest_run(Path("runs"), "consistency", say, unfit)
+            path = default_model(say, channels=channels, labelled=labelled)
         except CheckpointError as error:
-            raise CheckpointError(
-                f"{error.message} that suits",
-                f"cmtool edit {name} IMG --model MODEL; a diffusion model serves too",
-            ) from None
+            hint = f"cmtool edit {name} IMG --model MODEL; a diffusion model serves too"
+            raise CheckpointError(error.message, hint) from None
     return open_model(path, weights=weights, facts=facts, say=say)
 
 

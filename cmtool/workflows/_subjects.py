@@ -14,12 +14,13 @@ from cmtool.data.names import names
 from cmtool.denoiser import Denoiser
 from cmtool.errors import DataError, RecipeError, Say
 from cmtool.metrics.protocols import FULL, Protocol, protocol, protocol_for
+from cmtool.workflows._default import default_model
 from cmtool.workflows._draw import Plan, check_request, default_batch, draw, guided, plan_for
 from cmtool.workflows._features import Check, Source
 from cmtool.workflows._output import Labels, Pixels
 from cmtool.workflows._sharded import identity
 from cmtool.workflows._times import parse_times
-from cmtool.workflows.load import Model, newest_run, open_model
+from cmtool.workflows.load import Model, open_model
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Request:
 
     Args:
         metrics: "fid", "fd", "kid", "is", "pr".
-        models: Paths, each with `@STEPS` or without; with no images either it is the newest
-            finished consistency model under `runs`.
+        models: Paths, each with `@STEPS` or without; with no images either it is that of
+            `default_model`.
         images: Folders, zips or npz files in place of models.
         steps: Network evaluations for each image, with commas between; a row for each.
         times: Noise levels instead, as typed; a row for each.
@@ -202,7 +203,7 @@ def open_models(request: Request, say: Say) -> list[Opened]:
     Raises:
         CmtoolError: One cannot be opened, or not be sampled so.
     """
-    typed = request.models or (str(newest_run(Path("runs"), "consistency", say)),)
+    typed = request.models or (str(default_model(say)),)
     found = []
     for text in typed:
         path, own = _with_steps(text)

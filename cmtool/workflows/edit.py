@@ -233,10 +233,12 @@ def _all(
 
 
 def _open(editor: Editor, name: str, tasks: Sequence[Task], request: Request, say: Say) -> Job:
+    needs_three = editor.channels == 3 or any(map(_coloured, tasks))
     model = open_editing_model(
         request.model,
         name,
-        channels=editor.channels or (3 if any(map(_coloured, tasks)) else None),
+        channels=(3,) if needs_three else (1, 3),
+        labelled=request.wish.label is not None,
         weights=request.weights,
         facts=request.facts,
         say=say,

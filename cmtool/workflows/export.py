@@ -10,19 +10,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cmtool import registry
+from cmtool import registry, shipped
 from cmtool.checkpoint import Checkpoint
 from cmtool.denoiser import Denoiser
 from cmtool.errors import CheckpointError, ExportError, RecipeError, Say, did_you_mean, silent
 from cmtool.foreign import diffusers
 from cmtool.formats.base import DTYPES, Format, Source
 from cmtool.recipe import Recipe
+from cmtool.workflows._default import default_model
 from cmtool.workflows._draw import parse_times, plan_for
 from cmtool.workflows._export_card import card, measured, parents, portable
 from cmtool.workflows._export_check import Row, as_json, compare, rounded, rounding, table
 from cmtool.workflows._export_place import check_place, companions, draft, keep, place
 from cmtool.workflows._export_push import check_push, push
-from cmtool.workflows.load import Model, newest_run, open_model
+from cmtool.workflows.load import Model, open_model
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Request:
 
     Args:
         format: Name of the format.
-        model: A model; None is the newest finished one-step model in `runs/`.
+        model: A model; None as `default_model` has it.
         weights: Which weights of a directory.
         facts: What the model's file does not tell.
         dtype: Type that the weights are stored in.
@@ -80,7 +81,7 @@ def export(request: Request, say: Say = silent) -> Report:
     """
     kind = _format(request)
     check_push(request.push)
-    path = request.model or _newest(request.format, say)
+    path = request.model or _default(request.format, say)
     model = open_model(path, weights=request.weights, facts=request.facts, say=say)
     target = request.out or Path("exports") / _name(path, kind, request)
     if kind.suffix and target.suffix != kind.suffix:
@@ -114,9 +115,9 @@ def export(request: Request, say: Say = silent) -> Report:
     return Report(table(rows), tuple(paths), address)
 
 
-def _newest(name: str, say: Say) -> Path:
+def _default(name: str, say: Say) -> Path:
     try:
-        return newest_run(Path("runs"), "consistency", say)
+        return default_model(say)
     except CheckpointError as error:
         raise CheckpointError(error.message, f"cmtool export {name} MODEL") from None
 
@@ -216,8 +217,9 @@ def _described(model: Model, path: Path, weights: str) -> Any:
         chosen = Checkpoint.open(path).choose(weights)
         exported |= {"weights": chosen, "sha256": model.meta.sha256.get(chosen, "")}
         kept = (chosen,)
-    elif path.is_file():
-        exported["sha256"] = _sha256(path)
+    elif shipped.is_name(path.as_posix()) or path.is_file():
+        named = shipped.is_name(path.as_posix())
+        exported["sha256"] = _sha256(shipped.path(path.as_posix()) if named else path)
         kept = model.meta.weights
         if "exported" in origin:
             exported["of"] = origin["exported"]

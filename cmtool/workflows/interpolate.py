@@ -79,7 +79,8 @@ def interpolate_to_file(request: Request, *, say: Say = silent) -> Path:
     opened = open_editing_model(
         request.model,
         "interpolate",
-        channels=3 if coloured else None,
+        channels=((3,) if coloured else (1, 3)) if files else (),
+        labelled=request.wish.label is not None,
         weights=request.weights,
         facts=request.facts,
         say=say,

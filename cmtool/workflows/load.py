@@ -2,20 +2,19 @@
 
 import math
 import zipfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cmtool import checkpoint
+from cmtool import checkpoint, shipped
 from cmtool.checkpoint import Checkpoint, Meta
-from cmtool.denoiser import Denoiser, Kind
+from cmtool.denoiser import Denoiser
 from cmtool.errors import (
     CheckpointError,
-    CmtoolError,
     DeviceError,
     Say,
     did_you_mean,
@@ -54,8 +53,8 @@ DEVICES = ("cpu", "cuda", "mps")
 
 
 A_MODEL = (
-    "a model is a run or diffusers directory, or a file: "
-    ".safetensors, .pt, .pkl, JAX's checkpoint_N"
+    "a model is a run or diffusers directory, a file (.safetensors, .pt, .pkl, JAX's checkpoint_N) "
+    "or shipped/NAME, see cmtool info"
 )
 
 
@@ -75,8 +74,9 @@ def load(
     """Loads a model.
 
     Args:
-        model: A checkpoint or run directory, a `.safetensors` or `.pt` file of this tool, or
-            published weights of OpenAI, NVIDIA, diffusers or the JAX code, see docs/weights.md.
+        model: A checkpoint or run directory, a `.safetensors` or `.pt` file of this tool,
+            `shipped/NAME`, which comes with it, or published weights of OpenAI, NVIDIA, diffusers
+            or the JAX code, see docs/weights.md.
         weights: Which weights of a directory: "ema" (the first average), "student" or a stored
             name.
         device: Where to put it; None is the best device of this machine.
@@ -114,6 +114,9 @@ def open_model(
         CheckpointError: See `load`.
     """
     path = Path(path)
+    if shipped.is_name(path.as_posix()):
+        own = shipped.path(path.as_posix())
+        return replace(open_model(own, weights=weights, facts=facts), source=path.as_posix())
     facts = _checked(facts or {})
     named = hub.is_name(path.as_posix())
     if named or (path.is_dir() and diffusers.is_diffusers(path)):
@@ -127,7 +130,8 @@ def open_model(
         found = Checkpoint.open(path)
         return Model(found.denoiser(weights), found.recipe, found.meta, str(found.path))
     if not path.is_file():
-        raise CheckpointError(f"there is no model '{path}'", A_MODEL)
+        bare = [shipped.PREFIX + name for name in shipped.names() if path.parent == Path()]
+        raise CheckpointError(f"there is no model '{path}'{did_you_mean(str(path), bare)}", A_MODEL)
     if (path.parent / "meta.json").is_file():
         raise CheckpointError(
             f"'{path}' is a part of the checkpoint '{path.parent}'", "give the folder instead"
@@ -157,43 +161,6 @@ def open_model(
     raise CheckpointError(
         f"'{path}' holds weights of an unknown layout ({len(state)} tensors: {some}, ...)",
         "known are this tool's files, OpenAI's, NVIDIA's and JAX ones, and diffusers directories",
-    )
-
-
-def newest_run(
-    root: Path, kind: Kind, say: Say, unfit: Callable[[Meta], str | None] = lambda meta: None
-) -> Path:
-    """The newest finished run of a kind.
-
-    Args:
-        root: Where the runs are.
-        kind: "diffusion" or "consistency".
-        say: Is told which run it is, and which were passed over and why.
-        unfit: Says why a run does not suit, if it does not.
-
-    Raises:
-        CheckpointError: There is none.
-    """
-    marks = root.glob("*/latest")
-    for run in [p.parent for p in sorted(marks, key=lambda p: p.stat().st_mtime, reverse=True)]:
-        try:
-            found = Checkpoint.open(run)
-        except CmtoolError as error:
-            say(f"passed over {run}: {error.message}")
-            continue
-        done, all_steps = found.meta.step, found.recipe.train.steps
-        reason = unfit(found.meta)
-        if found.meta.kind != kind:
-            say(f"passed over {run}: a {found.meta.kind} model")
-        elif done < all_steps:
-            say(f"passed over {run}: at step {done} of {all_steps}")
-        elif reason is not None:
-            say(f"passed over {run}: {reason}")
-        else:
-            return run
-    raise CheckpointError(
-        f"no model is given, and '{root}' holds no finished {kind} model",
-        "give a model, or make one: cmtool distill",
     )
 
 

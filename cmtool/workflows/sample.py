@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cmtool.denoiser import Denoiser
 from cmtool.errors import DataError, RecipeError, Say, silent
+from cmtool.workflows._default import default_model
 from cmtool.workflows._draw import (
     Plan,
     check_request,
@@ -37,7 +38,7 @@ from cmtool.workflows._views import (
     save_comparison,
     save_path,
 )
-from cmtool.workflows.load import load, newest_run, open_model, pick_device
+from cmtool.workflows.load import load, open_model, pick_device
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def sample_to_files(
     `.npz`; constant memory. Of several processes each draws its share and the first joins them.
 
     Args:
-        path: The model; None is the newest finished consistency model under `runs`.
+        path: The model; None as `default_model` has it.
         request: What to draw, and where to.
         weights: See `load`.
         facts: See `load`.
@@ -170,7 +171,7 @@ def sample_to_files(
         with here.together():
             if request.out is not None and here.first:
                 check_target(request.out, overwrite=request.overwrite, resume=request.resume)
-            path = path or newest_run(Path("runs"), "consistency", say)
+            path = path or default_model(say)
             opened = open_model(path, weights=weights, facts=facts, say=say)
             model = on_engine(opened, request.engine, here.device(pick_device(device)), say)
             plan = _plan(model, request)
@@ -222,7 +223,7 @@ def compare_to_file(
     names: list[str] = []
     shapes: dict[tuple[tuple[int, int, int], tuple[str, ...]], str] = {}
     for given, steps in variants:
-        model_path = given or path or newest_run(Path("runs"), "consistency", say)
+        model_path = given or path or default_model(say)
         known = None if model_path.is_dir() else facts
         opened = open_model(model_path, weights=weights, facts=known, say=say)
         model = on_engine(opened, request.engine, pick_device(device), say)
@@ -268,7 +269,7 @@ def path_to_file(
         CmtoolError: As `sample_to_files`.
     """
     _check_picture_request(request)
-    path = path or newest_run(Path("runs"), "consistency", say)
+    path = path or default_model(say)
     out = request.out or _free(Path("samples", f"{_name(path)}-path.gif"))
     check_picture(out, [".gif", ".png"], overwrite=request.overwrite)
     opened = open_model(path, weights=weights, facts=facts, say=say)

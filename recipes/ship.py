@@ -1,0 +1,83 @@
+"""Makes a model that comes with the package: one command each, which goes on where it was stopped.
+
+    python recipes/ship.py digits          # or digits-teacher, mnist, cifar10
+    python recipes/ship.py cifar10 --from runs/cifar10-cd
+
+It types the commands that a user would: trains the teacher, distils it, exports the result in half
+precision; then it moves the file into the package, with a word on how it was made. Runs lie under
+`runs/ship`; those that are finished are not made again. `--from` packs a run that is there.
+"""
+
+import argparse
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from cmtool import checkpoint
+from cmtool.checkpoint import Checkpoint
+from cmtool.tensor_file import read_tensors
+
+FAMILIES = {"digits": "digits", "mnist": "mnist-cpu", "cifar10": "cifar10-cpu"}
+"""Data to the recipes that suit two CPU cores."""
+NAMES = [*FAMILIES, "digits-teacher"]
+RUNS = Path("runs/ship")
+PACKAGE = Path(__file__).parent.parent / "cmtool" / "shipped"
+
+
+def main(name: str, run: Path | None) -> None:
+    """Makes `cmtool/shipped/NAME.safetensors`."""
+    data, wants_teacher = name.removesuffix("-teacher"), name.endswith("-teacher")
+    teacher, family = RUNS / f"{data}-teacher", FAMILIES[data]
+    if run is None:
+        run = teacher if wants_teacher else RUNS / data
+        _run("train", f"{family}/dsm", "--out", teacher)
+        if not wants_teacher:
+            _run("distill", f"{family}/cd", "--teacher", teacher, "--out", run)
+    origin = {
+        "recipe": f"{family}/dsm" if wants_teacher else f"{family}/cd",
+        "command": f"python recipes/ship.py {name}",
+    }
+    if name == "digits":
+        origin["teacher"] = "shipped/digits-teacher"
+    _pack(name, run, origin)
+
+
+def _run(command: str, recipe: str, *words: object) -> None:
+    """Trains, goes on, or finds that there is nothing to do."""
+    begun = checkpoint.latest(Path(str(words[-1]))) is not None
+    _cmtool(command, recipe, *words, *["--resume"] * begun)
+
+
+def _pack(name: str, run: Path, origin: dict[str, str]) -> None:
+    found = Checkpoint.open(run)
+    if found.meta.step < found.recipe.train.steps:
+        sys.exit(f"{run} is at step {found.meta.step} of {found.recipe.train.steps}")
+    draft = RUNS / "exports" / f"{name}.safetensors"
+    _cmtool("export", "safetensors", run, "--dtype", "float16", "--out", draft, "--overwrite")
+    meta, recipe = checkpoint.parse_config(checkpoint.read_header(draft) or "", str(draft))
+    meta = replace(meta, origin=meta.origin | origin)
+    target = PACKAGE / draft.name
+    checkpoint.write_file(target, meta, recipe, read_tensors(draft))
+    target.chmod(0o644)  # safetensors gives its files to their owner alone.
+    print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+
+
+def _cmtool(*words: object) -> None:
+    command = [str(word) for word in words]
+    print("$ cmtool", *command, flush=True)
+    process = subprocess.Popen([sys.executable, "-m", "cmtool", *command])
+    while process.poll() is None:
+        with suppress(KeyboardInterrupt):  # The command hears of it too, and saves first.
+            process.wait()
+    if process.returncode != 0:
+        sys.exit(process.returncode)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("--from", dest="run", type=Path, metavar="RUN", help="pack this run")
+    given = parser.parse_args()
+    main(given.name, given.run)
