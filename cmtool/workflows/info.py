@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from cmtool import checkpoint, registry
+from cmtool import checkpoint, registry, shipped
 from cmtool.data import names as data_names
 from cmtool.data.catalog import open_data
 from cmtool.data.places import cache_dir
@@ -54,7 +54,7 @@ def describe(
     is_data = what in data_names.names() or (path.is_dir() and not is_model)
     if is_data or path.suffix == ".zip":
         return _data(what, data_dir)
-    if path.exists() or hub.is_name(what):
+    if path.exists() or shipped.is_name(what) or hub.is_name(what):
         return _model(path, facts)
     raise DataError(
         f"'{what}' is neither a model nor a data set{did_you_mean(what, data_names.names())}",
@@ -93,18 +93,26 @@ def _model(path: Path, facts: Mapping[str, Any]) -> dict[str, str]:
     if meta.step:
         trained = f"{meta.step:,} steps, {meta.images:,} images, loss {model.recipe.loss}"
         described |= {"trained": trained, "weights": ", ".join(meta.weights)}
-    described |= {f"origin: {key}": str(value) for key, value in meta.origin.items()}
+    described |= {f"origin: {key}": _in_words(value) for key, value in meta.origin.items()}
     for line in told:
         what = "assumed" if "assuming" in line else "note"
         described[f"{what} {1 + sum(key.startswith(what) for key in described)}"] = line
     return described | _uses(path, facts, denoiser.kind)
 
 
+def _in_words(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_in_words(part)}" for key, part in value.items())
+    return str(value)
+
+
 def _layout(path: Path, origin: Mapping[str, Any]) -> str:
     """What wrote the file, in words."""
     kind, _, module = str(origin.get("layout", "")).partition(" ")
     if not kind:
-        return "checkpoint directory of cmtool" if path.is_dir() else "single file of cmtool"
+        file = "single file of cmtool"
+        file += ", which comes with it" if shipped.is_name(path.as_posix()) else ""
+        return "checkpoint directory of cmtool" if path.is_dir() else file
     return {
         "openai": "state dict of OpenAI's consistency models, PyTorch",
         "nvidia": f"pickle of NVIDIA's code ({module}), of which nothing was run",
