@@ -1,5 +1,6 @@
 """What this machine can do, and what a recipe becomes on it."""
 
+import importlib.util
 import os
 import shutil
 from dataclasses import replace
@@ -50,6 +51,40 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return False
+
+
+def devices() -> dict[str, tuple[torch.device, str]]:
+    """What there is to compute on, with a few words about each."""
+    found = {"cpu": (torch.device("cpu"), f"threads: {torch.get_num_threads()}")}
+    for i in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(i)
+        told = f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB"
+        found[f"cuda:{i}"] = (torch.device("cuda", i), told)
+    if torch.backends.mps.is_available():
+        found["mps"] = (torch.device("mps"), "Apple's GPU")
+    return found
+
+
+def precisions(device: torch.device) -> str:
+    """What a device's matrix products may be in, as `train.precision` has it."""
+    if device.type == "cpu":
+        return f"bf16 {'in hardware' if has_bf16(device) else 'without hardware'}, no fp16, no tf32"
+    if device.type == "cuda":
+        # From compute capability 8.0 on both are in the tensor cores.
+        newer = torch.cuda.get_device_properties(device).major >= 8
+        return "bf16, fp16, tf32" if newer else "fp16, no bf16, no tf32"
+    return "fp16, no bf16, no tf32"
+
+
+def compiles(device: torch.device) -> str:
+    """Whether `torch.compile` works on a device."""
+    if device.type == "cpu":
+        found = cpp_compiler()
+        return f"torch.compile by {found}" if found else "no torch.compile: no g++ or clang++"
+    if device.type == "cuda":
+        there = importlib.util.find_spec("triton") is not None
+        return "torch.compile by triton" if there else "no torch.compile: no triton"
+    return "torch.compile by Metal"
 
 
 def cpp_compiler() -> str | None:

@@ -108,7 +108,7 @@ def table(content: Mapping[str, Any]) -> str:
     rows = content["rows"]
     names = list(rows[0]["figures"])
     head = ["images", "NFE", "seed", "n", *names]
-    body = [[*_place(row), *(_cell(row["figures"][name]) for name in names)] for row in rows]
+    body = [[*_place(row), *(cell(row["figures"][name]) for name in names)] for row in rows]
     for group in content["summary"]:
         for which in ("mean", "min"):
             cells = [f"{group['figures'][name][which]:.4g}" for name in names]
@@ -134,7 +134,8 @@ def _place(row: Mapping[str, Any]) -> list[str]:
             f"{row['n']:,}"]  # fmt: skip
 
 
-def _cell(figure: Mapping[str, Any]) -> str:
+def cell(figure: Mapping[str, Any]) -> str:
+    """A figure with its interval or deviation."""
     text = f"{figure['value']:.4g}"
     if "interval" in figure:
         low, high = figure["interval"]

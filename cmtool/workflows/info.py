@@ -1,53 +1,32 @@
 """`cmtool info`: what a model, a data set or this machine is."""
 
-import os
-import platform
 import shlex
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from cmtool import checkpoint, registry, shipped
 from cmtool.data import names as data_names
 from cmtool.data.catalog import open_data
-from cmtool.data.places import cache_dir
 from cmtool.data.survey import Survey, survey
 from cmtool.denoiser import Kind
 from cmtool.errors import DataError, did_you_mean
 from cmtool.foreign import diffusers, hub
-from cmtool.workflows._machine import cpp_compiler, has_bf16
+from cmtool.workflows._overview import overview as overview
 from cmtool.workflows.load import open_model
 
-PACKAGES = (
-    "cmtool",
-    "torch",
-    "torchvision",
-    "accelerate",
-    "numpy",
-    "safetensors",
-    "lpips",
-    "clean-fid",
-)
 
-
-def describe(
-    what: str | None, facts: Mapping[str, Any], data_dir: Path | None = None
-) -> dict[str, str]:
-    """Facts by name.
+def describe(what: str, facts: Mapping[str, Any], data_dir: Path | None = None) -> dict[str, str]:
+    """Facts of a model or a data set by name.
 
     Args:
-        what: A model or data set; None is this machine.
+        what: Its path or name.
         facts: What a model's file does not tell.
         data_dir: Where data sets lie.
 
     Raises:
         CmtoolError: It is neither, or damaged.
     """
-    if what is None:
-        return _machine()
     path = Path(what)
     is_run = path.is_dir() and (checkpoint.latest(path) or (path / "meta.json").is_file())
     is_model = is_run or (path.is_dir() and diffusers.is_diffusers(path))
@@ -180,31 +159,5 @@ def _unprepared(what: str, found: Survey) -> dict[str, str]:
     }
     described |= {f"broken {i}": text for i, text in enumerate(found.broken[:4], 1)}
     skip = " --set data.skip_broken=true" if found.broken else ""
-    small = min(widths + heights, default=0) < 64
-    size = f" --set data.image_size={32 if small else 64}"
-    return described | {
-        "to train": f"cmtool train --data {shlex.quote(what)}{size}{skip} --dry-run"
-    }
-
-
-def _machine() -> dict[str, str]:
-    described = {"python": platform.python_version(), "system": platform.platform()}
-    for package in PACKAGES:
-        try:
-            described[package] = version(package)
-        except PackageNotFoundError:
-            described[package] = "not installed"
-    devices = ["cpu"]
-    devices += [
-        f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())
-    ]
-    devices += ["mps"] if torch.backends.mps.is_available() else []
-    best = torch.device(devices[1].split()[0].split(":")[0] if len(devices) > 1 else "cpu")
-    return described | {
-        "devices": ", ".join(devices),
-        "cpu threads": str(torch.get_num_threads()),
-        f"bf16 on {best.type}": "yes" if has_bf16(best) else "no",
-        "C++ compiler": cpp_compiler() or "none: no torch.compile on the CPU",
-        "cache": str(cache_dir()),
-        "$CMTOOL_DATA": os.environ.get("CMTOOL_DATA", "not set"),
-    }
+    options = f"--set data.image_size=32{skip} --dry-run"
+    return described | {"to train": f"cmtool train --data {shlex.quote(what)} {options}"}
