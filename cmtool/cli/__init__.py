@@ -1,7 +1,7 @@
 """The command line: parse, call one workflow, print. Nothing here imports torch before a command's
 body runs."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,13 +9,26 @@ from cmtool import __version__
 from cmtool.cli import _complete, distill, edit, eval, export, info, sample, train
 from cmtool.cli._console import result
 from cmtool.cli._group import Group
+from cmtool.cli._help import EPILOG
 from cmtool.cli._lists import KINDS, listing
 
+ORDER = ("train", "distill", "sample", "edit", "eval", "export", "info")
+
+
+class Root(Group):
+    """The commands, in the order of their use."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Their names."""
+        return sorted(super().list_commands(ctx), key=ORDER.index)
+
+
 app = typer.Typer(
-    cls=Group,
+    cls=Root,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
+    epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (train, distill, sample, edit, eval, export, info):
@@ -54,13 +67,19 @@ def main_options(
 ) -> None:
     """Consistency models: networks that turn noise into an image in one step.
 
-    A first run, a few minutes on a laptop, nothing to download:
+    At once, with models that come with cmtool:
 
-    - `cmtool train digits/dsm` trains a diffusion model, the teacher
+    - `cmtool sample --n 64 --out grid.png` : draws images
 
-    - `cmtool distill digits/cd --teacher runs/digits-dsm` makes a one-step model of it
+    - `cmtool edit colorize in.png` : writes in.colorize.png
 
-    - `cmtool sample runs/digits-cd --n 64 --out grid.png` draws images
+    A model of your own, minutes on a laptop, nothing to download:
+
+    - `cmtool train digits/dsm` : a diffusion model, the teacher
+
+    - `cmtool distill digits/cd --teacher runs/digits-dsm` : a one-step model of it
+
+    - `cmtool sample runs/digits-cd --n 64 --out grid.png` : its images
     """
 
 

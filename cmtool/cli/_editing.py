@@ -150,8 +150,8 @@ class HoleOptions:
     pad: Annotated[
         str | None,
         typer.Option(
-            metavar="left,top,right,bottom",
-            help="Make the picture larger by so many pixels on each side, and paint those.",
+            metavar="l,t,r,b",
+            help="Add so many pixels at left, top, right and bottom, and paint those.",
         ),
     ] = None
 

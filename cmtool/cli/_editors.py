@@ -30,12 +30,14 @@ class Sketch:
         text: The first paragraph of its docstring.
         options: Its fields.
         constants: Its class variables that are plain values.
+        inverse: Whether it wants the extra of that name.
     """
 
     name: str
     text: str
     options: tuple[Option, ...]
     constants: dict[str, Any] = field(default_factory=dict)
+    inverse: bool = False
 
     @property
     def masked(self) -> bool:
@@ -43,9 +45,35 @@ class Sketch:
         return "mask" in self.constants.get("pictures", {})
 
     @property
-    def example(self) -> str:
-        """A command."""
-        return f"cmtool edit {self.name} in.png" + (" --mask mask.png" if self.masked else "")
+    def degrades(self) -> bool:
+        """Whether it measures the picture itself."""
+        return bool(self.constants.get("degrades"))
+
+    @property
+    def page(self) -> str:
+        """Where docs/ tell of it."""
+        if self.inverse:
+            return "inverse.md"
+        free = self.constants["group"] == "free"
+        return "stroke-denoise-interpolate.md" if free else "editing.md"
+
+    @property
+    def help(self) -> str:
+        """Its help page's text, in Markdown."""
+        command, hole = f"cmtool edit {self.name}", " --mask mask.png" if self.masked else ""
+        lines = [
+            f"- `{command} in.png{hole}` : writes in.{self.name}.png",
+            f"- `{command} in.png{hole} --n 4 --compare` : four results, and all in one picture",
+        ]
+        more = [self.text]
+        if self.degrades:
+            more.append("The picture is a clean one: it is measured first, and compared with.")
+        else:
+            told = "degrades it first, and says how near the result comes"
+            lines.append(f"- `{command} clean.png{hole} --simulate` : {told}")
+        if self.inverse:
+            more.append("Wants deepinv: `pip install 'cmtool[inverse]'`")
+        return "\n\n".join([*more, "Examples:", *lines])
 
 
 def sketches() -> list[Sketch]:
@@ -57,7 +85,8 @@ def sketches() -> list[Sketch]:
 
 
 def _sketch(name: str, path: Path) -> Sketch:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    source = path.read_text(encoding="utf-8")
+    tree = ast.parse(source)
     node = next(
         node
         for node in tree.body
@@ -76,7 +105,8 @@ def _sketch(name: str, path: Path) -> Sketch:
         else:
             key = line.target.id
             options.append(Option(key, _type(line.annotation), value, texts.get(key, "")))
-    return Sketch(name, " ".join(doc.split("\n\n")[0].split()), tuple(options), constants)
+    text = " ".join(doc.split("\n\n")[0].split())
+    return Sketch(name, text, tuple(options), constants, "editors._physics import" in source)
 
 
 def _type(node: ast.expr) -> Any:

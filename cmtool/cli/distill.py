@@ -6,13 +6,14 @@ from typing import Annotated
 import typer
 
 from cmtool.cli import _complete
+from cmtool.cli._help import see_also
 from cmtool.cli._options import A_MODEL, FactsOpt, RecipeArg, RunOptions, with_options
 from cmtool.cli._run import run
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command()(distill)
+    app.command(epilog=see_also("distill.md", "train", "sample", "eval"))(distill)
 
 
 @with_options
@@ -42,8 +43,8 @@ def distill(
 
     - `cmtool distill --teacher edm.pt --data cifar10 --resume` : goes on where it stopped
 
-    The student starts from the teacher's weights. Writes runs/DATA-METHOD: checkpoints,
-    recipe.toml, log.jsonl and samples/.
+    The student starts from the teacher's weights. Writes runs/DATA-METHOD: recipe.toml, log.jsonl,
+    samples/ and checkpoints, step-.../. Ctrl-C saves, and the same command with --resume goes on.
     """
     from cmtool.errors import RecipeError
     from cmtool.workflows.distill import plan

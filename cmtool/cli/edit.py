@@ -11,15 +11,18 @@ from cmtool.cli import edit_interpolate
 from cmtool.cli._editing import EditOptions, HoleOptions, run
 from cmtool.cli._editors import Sketch, sketches
 from cmtool.cli._group import Group
+from cmtool.cli._help import see_also
+
+KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
 
 
 def register(app: typer.Typer) -> None:
     """Adds the group."""
     group = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode="markdown")
     for sketch in sketches():
-        group.command(sketch.name)(command_of(sketch))
+        group.command(sketch.name, epilog=see_also(sketch.page, "edit"))(command_of(sketch))
     edit_interpolate.register(group)
-    group.callback()(edit)
+    group.callback(epilog=see_also("editing.md"))(edit)
     app.add_typer(group, name="edit")
 
 
@@ -33,6 +36,8 @@ def edit() -> None:
     - `cmtool edit inpaint in.png --mask mask.png --n 4` : four ways to fill the white part
 
     - `cmtool edit superres clean.png --simulate --compare` : how well it works
+
+    The result lies beside the picture and is as large as it; nothing is trained for an edit.
     """
 
 
@@ -43,7 +48,7 @@ def command_of(sketch: Sketch) -> Callable[..., None]:
     own = [
         inspect.Parameter(
             option.name,
-            inspect.Parameter.KEYWORD_ONLY,
+            KEYWORD_ONLY,
             default=option.default,
             annotation=Annotated[option.type, typer.Option(help=option.text)],
         )
@@ -56,7 +61,7 @@ def command_of(sketch: Sketch) -> Callable[..., None]:
         run(sketch.name, options, where, {p.name: values[p.name] for p in own})
 
     parameters = [shared[0], *hole, *own, *shared[1:]]
-    command.__doc__ = f"{sketch.text}\n\nExample: `{sketch.example}`"
+    command.__doc__ = sketch.help
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     return command
@@ -64,12 +69,7 @@ def command_of(sketch: Sketch) -> Callable[..., None]:
 
 def _parameters(options: type[Any]) -> list[inspect.Parameter]:
     return [
-        inspect.Parameter(
-            f.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=_default(f),
-            annotation=f.type,
-        )
+        inspect.Parameter(f.name, KEYWORD_ONLY, default=_default(f), annotation=f.type)
         for f in dataclasses.fields(options)
     ]
 

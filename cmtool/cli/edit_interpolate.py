@@ -8,11 +8,12 @@ import typer
 from cmtool.cli import _options as opt
 from cmtool.cli._console import result, say
 from cmtool.cli._editing import FrameStepsOpt, ModelOpt, OneLabelOpt
+from cmtool.cli._help import see_also
 
 
 def register(group: typer.Typer) -> None:
     """Adds the command."""
-    group.command()(interpolate)
+    group.command(epilog=see_also("stroke-denoise-interpolate.md", "edit"))(interpolate)
 
 
 def interpolate(

@@ -17,19 +17,24 @@ from cmtool.cli import (
     eval_speed,
 )
 from cmtool.cli._group import Group
+from cmtool.cli._help import see_also
 
-COMMANDS = (
-    *(eval_fid, eval_kid, eval_is, eval_pr, eval_fd, eval_all),
-    *(eval_consistency, eval_lpips, eval_neighbours, eval_classes, eval_speed, eval_search),
-)
+PAGES = {
+    "eval.md": (eval_fid, eval_kid, eval_is, eval_pr, eval_fd, eval_all),
+    "beyond-fid.md": (eval_consistency, eval_lpips, eval_neighbours, eval_classes, eval_speed),
+    "eval-search.md": (eval_search,),
+}
+"""The commands, by their page in docs/."""
 
 
 def register(app: typer.Typer) -> None:
     """Adds the group."""
     group = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode="markdown")
-    for module in COMMANDS:
-        module.register(group)
-    group.callback()(evaluate)
+    for page, modules in PAGES.items():
+        for module in modules:
+            module.register(group)
+            group.registered_commands[-1].epilog = see_also(page, "eval")
+    group.callback(epilog=see_also("eval.md", "sample"))(evaluate)
     app.add_typer(group, name="eval")
 
 
@@ -43,4 +48,6 @@ def evaluate() -> None:
     - `cmtool eval fd --features lite0 --steps 1,2` : offline, in another network's features
 
     - `cmtool eval search --model runs/digits-cd --steps 2 --save` : better levels for two steps
+
+    Prints a table and writes it as evals/NAME-COMMAND.json, with a picture of some figures.
     """

@@ -8,11 +8,12 @@ import typer
 from cmtool.cli import _complete
 from cmtool.cli import _options as opt
 from cmtool.cli._console import result, say
+from cmtool.cli._help import see_also
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command()(export)
+    app.command(epilog=see_also("export.md", "info"))(export)
 
 
 def export(
@@ -29,8 +30,7 @@ def export(
     steps: Annotated[
         int | None,
         typer.Option(
-            help="For onnx, pt2 and aoti: put a whole sampler of so many steps into the file; the "
-            "denoiser alone if left out."
+            help="For onnx, pt2, aoti: a whole sampler of so many steps; else the denoiser alone."
         ),
     ] = None,
     times: opt.TimesOpt = None,
@@ -47,8 +47,7 @@ def export(
         str | None,
         typer.Option(
             metavar="OWNER/NAME",
-            help="Send the export to the Hugging Face Hub as well; wants cmtool[hub] and hf auth "
-            "login.",
+            help="Send it to the Hugging Face Hub as well; wants cmtool[hub] and hf auth login.",
             rich_help_panel="Output",
         ),
     ] = None,
@@ -65,7 +64,7 @@ def export(
 
     - `cmtool export diffusers runs/cifar10-cd --out cifar10` : a folder for diffusers
 
-    - `cmtool export openai runs/cifar10-cd --push me/cifar10-cd` : also to the Hub
+    - `cmtool export onnx runs/digits-cd --steps 2` : a whole sampler, for onnxruntime
     """
     from cmtool.workflows.export import Request, export
     from cmtool.workflows.load import parse_facts

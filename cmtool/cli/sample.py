@@ -4,12 +4,13 @@ import typer
 
 from cmtool.cli import _options as opt
 from cmtool.cli._console import counting_bar, result, say
+from cmtool.cli._help import see_also
 from cmtool.errors import RecipeError
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command()(sample)
+    app.command(epilog=see_also("sampling.md", "eval", "eval search"))(sample)
 
 
 def sample(
@@ -49,6 +50,8 @@ def sample(
     - `cmtool sample runs/digits-cd --compare @1,@2,runs/digits-dsm@35 --out three.png` : rows
 
     - `cmtool sample runs/cifar10-cd --n 50000 --out samples.npz` : for ADM's evaluator
+
+    Says the plan before the first image, and on stdout the paths of what it wrote.
     """
     from cmtool.workflows.load import parse_facts
     from cmtool.workflows.sample import Request, compare_to_file, path_to_file, sample_to_files

@@ -6,13 +6,14 @@ from typing import Annotated
 import typer
 
 from cmtool.cli import _complete
+from cmtool.cli._help import see_also
 from cmtool.cli._options import FactsOpt, RecipeArg, RunOptions, with_options
 from cmtool.cli._run import run
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command()(train)
+    app.command(epilog=see_also("train.md", "distill", "sample"))(train)
 
 
 @with_options
@@ -45,7 +46,8 @@ def train(
 
     - `torchrun --nproc_per_node 8 -m cmtool train cifar10/dsm` : eight GPUs
 
-    Writes runs/DATA-METHOD: checkpoints, recipe.toml, log.jsonl and samples/.
+    Writes runs/DATA-METHOD: recipe.toml, log.jsonl, samples/ and checkpoints, step-.../.
+    Ctrl-C saves, and the same command with --resume goes on.
     """
     from cmtool.errors import RecipeError
     from cmtool.workflows.load import parse_facts

@@ -17,9 +17,10 @@ PATCHES = 250_000
 
 @dataclass(frozen=True)
 class Denoise(Editor):
-    """Removes Gaussian noise that is the same everywhere. A consistency model answers with a likely
-    clean picture, the end of the trajectory; a diffusion model asked once answers with the mean of
-    all of them, which is nearer on average and blurred.
+    """Removes Gaussian noise that is the same everywhere.
+
+    A consistency model answers with a likely clean picture, the end of the trajectory; a diffusion
+    model asked once answers with the mean of all of them, which is nearer on average and blurred.
 
     Source:
         Song et al. 2023, arXiv 2303.01469, Appendix D.

@@ -13,7 +13,7 @@ from cmtool.solvers.base import Noise
 
 @dataclass(frozen=True)
 class Inpaint(Editor):
-    """Repaints where the mask is white (0.5 and more); every other pixel stays.
+    """Repaints a part of a picture: white in a mask, a box, or what is transparent.
 
     Source:
         Song et al. 2023, arXiv 2303.01469, Appendix D.

@@ -13,7 +13,7 @@ from cmtool.solvers.base import Noise
 
 @dataclass(frozen=True)
 class Superres(Editor):
-    """Enlarges a picture; every pixel becomes the mean of a block, in each channel by itself.
+    """Enlarges a picture, each of whose pixels is the mean of a block of the result.
 
     Source:
         Song et al. 2023, arXiv 2303.01469, Appendix D.
