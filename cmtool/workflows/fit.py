@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import GradientAccumulationPlugin
 
 from cmtool import augment, checkpoint, images, registry
 from cmtool import recipe as recipes
@@ -290,6 +291,9 @@ def _accelerator(prepared: Prepared) -> Accelerator:
     return Accelerator(
         cpu=prepared.device.type == "cpu",
         mixed_precision=train.precision,
+        # Given, lest the launcher's configuration divide gradients or compile beside the recipe.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        dynamo_backend="no",
         log_with=trackers or None,
         project_dir=str(prepared.out),
     )

@@ -400,6 +400,18 @@ def test_two_processes_equal_one(job, tmp_path):
         assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-5)
 
 
+def test_the_recipe_counts_and_not_what_the_launcher_was_configured_with(job, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    accelerator = fitting._accelerator(prepared(job()))
+    weight = torch.ones((), requires_grad=True)
+    accelerator.backward(3 * weight)
+    assert weight.grad == 3
+    assert accelerator.state.dynamo_plugin.backend == "NO"
+    assert accelerator.mixed_precision == "no"
+
+
 def test_a_batch_that_does_not_split_is_refused(job, monkeypatch):
     ready = prepared(job("train.batch_size=9"))
     accelerator = fitting._accelerator(ready)
