@@ -7,23 +7,30 @@ from typing import Annotated
 
 import typer
 
+from cmtool.cli import _complete
 from cmtool.cli._console import result
-from cmtool.cli._options import FactsOpt, OverwriteOpt
+from cmtool.cli._help import see_also
+from cmtool.cli._options import DataDirOpt, FactsOpt, OverwriteOpt
 
 WIDTH, KEY = 80, 16
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command()(info)
+    app.command(epilog=see_also("info.md", "eval"))(info)
 
 
 def info(
     what: Annotated[
-        str | None, typer.Argument(metavar="MODEL|DATA", help="Nothing describes this machine.")
+        str | None,
+        typer.Argument(
+            metavar="MODEL|DATA",
+            help="A model (as after sample) or a data set; this machine if left out.",
+            autocompletion=_complete.model_or_data,
+        ),
     ] = None,
     facts: FactsOpt = [],  # noqa: B006 - Typer copies it
-    data_dir: Annotated[Path | None, typer.Option(help="Where data sets lie.")] = None,
+    data_dir: DataDirOpt = None,
     html: Annotated[
         Path | None,
         typer.Option(
@@ -34,7 +41,7 @@ def info(
     ] = None,
     overwrite: OverwriteOpt = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON.", rich_help_panel="Output")
+        bool, typer.Option("--json", help="Print JSON in place of text.", rich_help_panel="Output")
     ] = False,
 ) -> None:
     """Describe a model, a data set or this machine.
