@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from cmtool import checkpoint
+from cmtool import checkpoint, shipped
 from cmtool.checkpoint import Checkpoint
 from cmtool.tensor_file import read_tensors
 
@@ -23,7 +23,6 @@ FAMILIES = {"digits": "digits", "mnist": "mnist-cpu", "cifar10": "cifar10-cpu"}
 """Data to the recipes that suit two CPU cores."""
 NAMES = [*FAMILIES, "digits-teacher"]
 RUNS = Path("runs/ship")
-PACKAGE = Path(__file__).parent.parent / "cmtool" / "shipped"
 
 
 def main(name: str, run: Path | None) -> None:
@@ -58,7 +57,7 @@ def _pack(name: str, run: Path, origin: dict[str, str]) -> None:
     _cmtool("export", "safetensors", run, "--dtype", "float16", "--out", draft, "--overwrite")
     meta, recipe = checkpoint.parse_config(checkpoint.read_header(draft) or "", str(draft))
     meta = replace(meta, origin=meta.origin | origin)
-    target = PACKAGE / draft.name
+    target = shipped.FOLDER / draft.name
     checkpoint.write_file(target, meta, recipe, read_tensors(draft))
     target.chmod(0o644)  # safetensors gives its files to their owner alone.
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")

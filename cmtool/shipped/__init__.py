@@ -8,12 +8,13 @@ from pathlib import Path
 from cmtool.errors import CheckpointError, did_you_mean
 
 PREFIX = "shipped/"
-_HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
+"""Where the files are."""
 
 
 def names() -> list[str]:
     """The models in this folder, without the prefix."""
-    return sorted(file.stem for file in _HERE.glob("*.safetensors"))
+    return sorted(file.stem for file in FOLDER.glob("*.safetensors"))
 
 
 def path(name: str) -> Path:
@@ -32,7 +33,7 @@ def path(name: str) -> Path:
             f"no model '{PREFIX}{name}' comes with cmtool{did_you_mean(name, names())}",
             f"these do: {there}",
         )
-    return _HERE / f"{name}.safetensors"
+    return FOLDER / f"{name}.safetensors"
 
 
 def is_name(text: str) -> bool:
