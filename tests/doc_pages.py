@@ -4,7 +4,8 @@ The convention. In README.md, recipes/README.md and docs/**/*.md
 
 - each line of a fenced block without a tag, or tagged bash, is a command (`#` begins a comment, a
   backslash at the end goes on); so is a line that begins with `$ ` in a block tagged text or
-  console, whose other lines are output;
+  console. Its other lines are output: the command has to print them, other numbers aside (`...`
+  stands for what is left out);
 - a block tagged python is run, after the page's commands above it;
 - all blocks of a page run in order in one folder, which `doc_world.py` fills beforehand; a page
   that needs more has a file tests/docs/fixtures_PAGE.py (sub-folders joined by _) with a function
@@ -15,6 +16,7 @@ The convention. In README.md, recipes/README.md and docs/**/*.md
       <!-- test: slow -->           only in slow runs
       <!-- test: dry-run -->        --dry-run is added
       <!-- test: 2 processes -->    for GPUs; 2 processes on the CPU
+      <!-- test: other output -->   what it prints here may differ from what is shown
       <!-- test: skip, REASON -->   not run; its options and syntax are still checked
 
 - a picture has on its page a command that writes it, or the comment <!-- made by: COMMAND -->;
@@ -24,11 +26,11 @@ The convention. In README.md, recipes/README.md and docs/**/*.md
 
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-WORDS = ("slow", "dry-run", "2 processes")
+WORDS = ("slow", "dry-run", "2 processes", "other output")
 
 _FENCE = re.compile(r"^(?P<dent> *)```(?P<tag>[\w-]*) *$")
 _MARK = re.compile(r"^ *<!-- test: (.*) -->$")
@@ -74,6 +76,7 @@ class Command:
         environment: Variables that are set before it.
         rest: A redirection or pipe after it, as typed.
         marks: Of its block.
+        output: Lines shown below it.
     """
 
     line: int
@@ -81,6 +84,7 @@ class Command:
     environment: tuple[str, ...]
     rest: str
     marks: tuple[str, ...]
+    output: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return shlex.join(self.words)
@@ -198,6 +202,8 @@ def commands_of(block: Block) -> list[Command]:
         if not text:
             begun = number
             if shown and not line.startswith("$ "):
+                if found:
+                    found[-1] = replace(found[-1], output=(*found[-1].output, line))
                 continue
             line = line.removeprefix("$ ")
         text += line

@@ -25,13 +25,13 @@ MOST_IMAGES = 500
 
 @dataclass(frozen=True)
 class Rule:
-    """How commands that begin with `words` are run.
+    """How some commands are run.
 
     Args:
-        words: The command's first words.
+        words: How such a command begins, and options that it has.
         fast: Options of fast runs, or None where a fast run only checks what is typed.
         slow: Options of slow runs.
-        unless: With one of these among its words, an option is left as it is.
+        unless: With one of these among its words, nothing is added.
     """
 
     words: str
@@ -39,26 +39,34 @@ class Rule:
     slow: str = ""
     unless: str = ""
 
+    def fits(self, words: list[str]) -> bool:
+        """Whether it holds for a command."""
+        mine = self.words.split()
+        begin = [word for word in mine if not word.startswith("--")]
+        return words[: len(begin)] == begin and {*mine} <= {*words}
+
 
 TRAINING = "--max-steps 2 --batch-size 4 --device cpu --precision no"
+MEASURE = "--n 8 --bootstrap 2"
+FEW = f"--n {MOST_IMAGES} --bootstrap 2"
 RULES = (
     Rule("train", TRAINING, TRAINING),
     Rule("distill", TRAINING, TRAINING),
     Rule("sample", "--n 4", unless="--per-label"),
     Rule("edit interpolate", "--frames 3 --steps 2", unless="--times"),
-    Rule("edit", "--steps 2", unless="--times --help"),
-    Rule("eval search", "--n 40 --tol 1"),
-    Rule("eval consistency", "--n 4 --teacher-steps 4 --bins 2", "--n 64"),
-    Rule("eval lpips", "--n 4 --data photos", "--n 64"),
+    Rule("edit", "--steps 2", unless="--times"),
+    Rule("eval search", "--n 40 --tol 1", f"--n {MOST_IMAGES}"),
+    Rule("eval consistency", "--n 4 --teacher-steps 4", "--n 64"),
+    Rule("eval lpips", "--n 12", "--n 64"),
     Rule("eval neighbours", "--n 8 --show 2", "--n 64"),
     Rule("eval classes", "--per-label 2", "--per-label 64"),
     Rule("eval speed", "--repeats 1 --batch-size 2"),
-    Rule("eval", "--n 8 --bootstrap 2 --data photos", f"--n {MOST_IMAGES} --bootstrap 2"),
+    Rule("eval fd --features", f"{MEASURE} --data photos", FEW),
+    Rule("eval fd", MEASURE, FEW),
+    Rule("eval", f"{MEASURE} --data photos", FEW),
     Rule("export onnx", None),
     Rule("export pt2", None),
     Rule("export aoti", None),
-    Rule("export", ""),
-    Rule("info", ""),
     Rule("", ""),
 )
 """The first that fits holds. An option that is given twice counts as given last; of `--n` and its
@@ -197,9 +205,33 @@ def run(command: Command, *, slow: bool) -> str | None:
         if launched and slow:
             return told(place, launch(words[0], short))
         done = cmtool(*short)
-        if done.exit_code != 0 or (done.exception and not isinstance(done.exception, SystemExit)):
+        wanted = 2 if any(line.startswith("error: ") for line in command.output) else 0
+        if done.exit_code != wanted:
             return f"{place}\n  as cmtool {shlex.join(short)}\n{done.stderr}{done.exception!r}"
+        if "other output" not in command.marks:
+            missing = unlike(command.output, f"{done.stdout}\n{done.stderr}")
+            if missing:
+                return f"{place}\n  does not print\n{missing}\n  but\n{done.stdout}{done.stderr}"
         return told(place, send(done.stdout, command.rest))
+
+
+def unlike(shown: tuple[str, ...], printed: str) -> str:
+    """The lines of a page's output that a command did not print, numbers aside."""
+    have = {masked(line) for line in printed.splitlines()}
+    missing = []
+    for line in shown:
+        pattern = re.escape(masked(line)).replace(r"\.\.\.", ".*")
+        if not any(re.fullmatch(pattern, one) for one in have):
+            missing.append(line)
+    return "\n".join(missing)
+
+
+def masked(line: str) -> str:
+    """A line without its numbers, and without the length of a list of them."""
+    number = r"(?<![A-Za-z])[-+]?\d+(,\d{3})*(\.\d+)?(e[-+]?\d+)?%?"
+    words = re.sub(r"step-#", "step", re.sub(number, "#", line))
+    words = re.sub(r"(#, )+(\.\.\. )?#", "#", words)
+    return " ".join(words.split())
 
 
 @contextlib.contextmanager
@@ -216,9 +248,7 @@ def settings(environment: tuple[str, ...]) -> Any:
 
 def shortened(words: list[str], marks: tuple[str, ...], *, slow: bool) -> list[str] | None:
     """A command of cmtool as it is run, or None where a fast run leaves it out."""
-    if "slow" in marks and not slow:
-        return None
-    rule = next(r for r in RULES if words[: len(r.words.split())] == r.words.split())
+    rule = next(rule for rule in RULES if rule.fits(words))
     wanted = rule.slow if slow else rule.fast
     if wanted is None:
         return None
