@@ -61,6 +61,14 @@ ModelArg = Annotated[
         autocompletion=_complete.model,
     ),
 ]
+ModelOrDataArg = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL|DATA",
+        help="A model or a data set, as after sample and --data; this machine if left out.",
+        autocompletion=_complete.model_or_data,
+    ),
+]
 FactsOpt = Annotated[
     list[str],
     typer.Option(

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from cmtool.cli import _complete
 from cmtool.cli._console import result
 from cmtool.cli._help import see_also
-from cmtool.cli._options import DataDirOpt, FactsOpt, OverwriteOpt
+from cmtool.cli._options import DataDirOpt, FactsOpt, ModelOrDataArg, OverwriteOpt
 
 WIDTH, KEY = 80, 16
 
@@ -21,14 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 def info(
-    what: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL|DATA",
-            help="A model (as after sample) or a data set; this machine if left out.",
-            autocompletion=_complete.model_or_data,
-        ),
-    ] = None,
+    what: ModelOrDataArg = None,
     facts: FactsOpt = [],  # noqa: B006 - Typer copies it
     data_dir: DataDirOpt = None,
     html: Annotated[
