@@ -163,14 +163,14 @@ def _runs(folder: Path) -> Section:
     try:
         runs = [facts_of(path) for path in folder.iterdir() if is_run(path)]
     except FileNotFoundError:
-        return {"none": f"there is no folder '{folder}' here; cmtool train digits/edm makes one"}
+        return {"none": f"there is no folder '{folder}' here; cmtool train digits/dsm makes one"}
     except OSError as problem:
         return {"none": f"cannot read '{folder}': {problem}"}
     runs.sort(key=lambda run: run.changed, reverse=True)
     found = {run.path.name: run_line(run) for run in runs[:MOST_RUNS]}
     if len(runs) > MOST_RUNS:
         found["..."] = f"and {len(runs) - MOST_RUNS} older ones"
-    return found or {"none": f"no run in '{folder}'; cmtool train digits/edm makes one"}
+    return found or {"none": f"no run in '{folder}'; cmtool train digits/dsm makes one"}
 
 
 def run_line(run: RunFacts) -> str:
