@@ -1,26 +1,18 @@
 """One file of torch: plain tensors and a text, which `torch.load(weights_only=True)` reads."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
-from cmtool import checkpoint
-from cmtool.formats.base import Format, Pair, Source
-from cmtool.workflows.load import open_model
+from cmtool.formats._single import Single
+from cmtool.formats.base import Source
 
 
 @dataclass(frozen=True)
-class Pt(Format):
+class Pt(Single):
     """Weights by name and the configuration in one file that every command takes."""
 
     suffix: ClassVar[str] = ".pt"
     title: ClassVar[str] = "one file, for cmtool and torch.load(weights_only=True)"
-
-    def write(self, source: Source, path: Path) -> None:
-        checkpoint.write_file(path, source.model.meta, source.model.recipe, source.state())
-
-    def pairs(self, source: Source, path: Path) -> list[Pair]:
-        return [Pair("cmtool.load", source.denoiser, open_model(path).denoiser)]
 
     def usage(self, source: Source, name: str) -> str:
         return (

@@ -1,26 +1,18 @@
 """One safetensors file, with the configuration in its header."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
-from cmtool import checkpoint
-from cmtool.formats.base import Format, Pair, Source
-from cmtool.workflows.load import open_model
+from cmtool.formats._single import Single
+from cmtool.formats.base import Source
 
 
 @dataclass(frozen=True)
-class Safetensors(Format):
+class Safetensors(Single):
     """Weights and configuration in one file that every command takes; no pickle."""
 
     suffix: ClassVar[str] = ".safetensors"
     title: ClassVar[str] = "one file, for cmtool"
-
-    def write(self, source: Source, path: Path) -> None:
-        checkpoint.write_file(path, source.model.meta, source.model.recipe, source.state())
-
-    def pairs(self, source: Source, path: Path) -> list[Pair]:
-        return [Pair("cmtool.load", source.denoiser, open_model(path).denoiser)]
 
     def usage(self, source: Source, name: str) -> str:
         return (

@@ -25,10 +25,8 @@ class Protocol:
         ddof: Covariances divide by n - ddof.
         inception_score: "chunks" of 5,000 in order, or 10 shuffled "splits".
         references: Reference images for precision and recall; None is all.
-        note: Where it is from.
         features: The network.
         neighbours: k of precision and recall.
-        n: Samples.
     """
 
     name: str
@@ -37,23 +35,23 @@ class Protocol:
     ddof: int
     inception_score: Literal["chunks", "splits"]
     references: int | None
-    note: str
     features: str = "inception"
     neighbours: int = 3
-    n: int = FULL
 
     def quantise(self, x: Tensor) -> Tensor:
         """Samples in [-1, 1] to the bytes that this protocol measures."""
         return floor_to_uint8(x) if self.rounding == "floor" else images.to_uint8(x)
 
     def record(self) -> dict[str, Any]:
-        """All of it for a figure's record, `n` left to the figure."""
-        return {key: value for key, value in asdict(self).items() if key not in ("n", "note")}
+        """All of it for a figure's record."""
+        return asdict(self)
 
 
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
+        # Song et al. 2023 (arXiv 2303.01469) for CIFAR-10: clean-fid's legacy_tensorflow against
+        # the training images, the inception score of torch-fidelity.
         Protocol(
             "cm-cifar10",
             mode="legacy_tensorflow",
@@ -61,9 +59,8 @@ PROTOCOLS = {
             ddof=1,
             inception_score="splits",
             references=None,
-            note="Song et al. 2023 (arXiv 2303.01469) for CIFAR-10: clean-fid's legacy_tensorflow "
-            "against the training images, the inception score of torch-fidelity",
         ),
+        # Dhariwal & Nichol 2021 (arXiv 2105.05233); Song et al. 2023 for ImageNet and LSUN.
         Protocol(
             "adm",
             mode="legacy_tensorflow",
@@ -71,8 +68,8 @@ PROTOCOLS = {
             ddof=1,
             inception_score="chunks",
             references=10_000,
-            note="Dhariwal & Nichol 2021 (arXiv 2105.05233); Song et al. 2023 for ImageNet, LSUN",
         ),
+        # Karras et al. 2022 (arXiv 2206.00364): the minimum of three seeds is published.
         Protocol(
             "edm",
             mode="legacy_tensorflow",
@@ -80,8 +77,8 @@ PROTOCOLS = {
             ddof=1,
             inception_score="splits",
             references=None,
-            note="Karras et al. 2022 (arXiv 2206.00364): the minimum of three seeds is published",
         ),
+        # Parmar, Zhang & Zhu 2022 (arXiv 2104.11222).
         Protocol(
             "clean",
             mode="clean",
@@ -89,7 +86,6 @@ PROTOCOLS = {
             ddof=1,
             inception_score="splits",
             references=None,
-            note="Parmar, Zhang & Zhu 2022 (arXiv 2104.11222)",
         ),
     )
 }

@@ -14,8 +14,11 @@ from cmtool.data.base import ImageSet, Labels
 from cmtool.denoiser import Kind
 from cmtool.errors import CheckpointError, CmtoolError, DataError, RecipeError, Say, Stopped
 from cmtool.images import Pixels
+from cmtool.metrics.features.base import Extractor, Vectors
 from cmtool.signals import Signals
 from cmtool.workflows._draw import Plan
+from cmtool.workflows._features import Progress, Source, gather, vault_of
+from cmtool.workflows._processes import Processes
 from cmtool.workflows._reference import Reference, open_reference, reference_name
 from cmtool.workflows._report import Row, content_of, place_for, write_json
 from cmtool.workflows._sharded import identity
@@ -139,6 +142,13 @@ def classes_of(data: ImageSet, opened: Opened) -> Labels:
             "--data with the model's classes",
         )
     return data.labels
+
+
+def features_of(source: Source, extractor: Extractor, say: Say, progress: Progress) -> Vectors:
+    """The features of all images of a source (n, width), computed in this process."""
+    vault = vault_of(source, extractor)
+    gather(vault, source, extractor, Processes(), say=say, progress=progress)
+    return vault.rows()
 
 
 def record_of(opened: Opened, plan: Plan, request: Request, n: int) -> dict[str, Any]:

@@ -6,12 +6,20 @@ from typing import Any
 import numpy as np
 
 from cmtool.errors import CheckpointError, DataError, RecipeError, Say, silent
+from cmtool.metrics.features.base import Vectors
 from cmtool.metrics.features.catalog import open_features
 from cmtool.metrics.frechet import frechet_distance
 from cmtool.metrics.protocols import protocol, protocol_for
-from cmtool.workflows._beyond import Report, aligned, classes_of, finish, open_one, own_images
-from cmtool.workflows._features import Progress, gather, moments, vault_of
-from cmtool.workflows._processes import Processes
+from cmtool.workflows._beyond import (
+    Report,
+    aligned,
+    classes_of,
+    features_of,
+    finish,
+    open_one,
+    own_images,
+)
+from cmtool.workflows._features import Progress, Source, moments
 from cmtool.workflows._report import Row
 from cmtool.workflows._subjects import Request as Request
 from cmtool.workflows._subjects import drawn, source_of
@@ -56,10 +64,8 @@ def classes(
         request.features or rules.features, model.device, mode=rules.mode, say=say
     )
 
-    def features(source: Any) -> Any:
-        vault = vault_of(source, extractor)
-        gather(vault, source, extractor, Processes(), say=say, progress=progress)
-        return vault.rows()
+    def features(source: Source) -> Vectors:
+        return features_of(source, extractor, say, progress)
 
     real = features(source_of(data, f"reference {data.name}", reference.content))
     known = [moments(real[labels == c], rules.ddof).rooted() for c in range(model.num_classes)]

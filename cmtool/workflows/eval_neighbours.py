@@ -9,15 +9,22 @@ from cmtool import images, plots
 from cmtool.data.base import ImageSet
 from cmtool.data.catalog import open_data
 from cmtool.errors import DataError, RecipeError, Say, silent
-from cmtool.metrics.features.base import Extractor
+from cmtool.metrics.features.base import Extractor, Vectors
 from cmtool.metrics.features.catalog import open_features
 from cmtool.metrics.frechet import Array
 from cmtool.metrics.neighbours import Nearest, nearer, nearest
 from cmtool.metrics.protocols import protocol_for
 from cmtool.metrics.references import content_hash
-from cmtool.workflows._beyond import Report, aligned, cell, finish, open_one, own_images
-from cmtool.workflows._features import Progress, gather, vault_of
-from cmtool.workflows._processes import Processes
+from cmtool.workflows._beyond import (
+    Report,
+    aligned,
+    cell,
+    features_of,
+    finish,
+    open_one,
+    own_images,
+)
+from cmtool.workflows._features import Progress, Source
 from cmtool.workflows._report import Row
 from cmtool.workflows._subjects import Opened, drawn, source_of
 from cmtool.workflows._subjects import Request as Request
@@ -85,10 +92,8 @@ def neighbours(
     request = replace(request, n=request.n or N)
     subject = drawn(opened, opened.plans[0], request.seed, rules, request, device)
 
-    def features(source: Any) -> Any:
-        vault = vault_of(source, extractor)
-        gather(vault, source, extractor, Processes(), say=say, progress=progress)
-        return vault.rows()
+    def features(source: Source) -> Vectors:
+        return features_of(source, extractor, say, progress)
 
     trained = features(source_of(data, f"training images {data.name}", reference.content))
     rows = features(subject.source)

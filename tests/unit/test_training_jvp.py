@@ -49,24 +49,27 @@ from pathlib import Path
 import torch
 from cmtool.workflows import fit as fitting
 from cmtool.workflows.train import plan
-recipe, out = sys.argv[1:]
-job = fitting.Job(recipe, overrides=("train.micro_batch=2",), out=Path(out))
-ready = plan(job, None, {}, fitting.Listeners())
-accelerator = fitting._accelerator(ready)
-trainer = fitting._trainer(ready, accelerator)
-torch.manual_seed(0)
-names = [name for name, _ in trainer.roles.student.named_parameters()]
-with torch.no_grad():
-    for parameter in trainer._parameters:
-        parameter.normal_(std=0.1)
-found = {}
-def keep():
-    found.update({n: p.grad.clone() for n, p in zip(names, trainer._parameters, strict=True)})
-trainer._optimizer.step = keep
-trainer._one_step()
-if accelerator.is_main_process:
-    torch.save(found, out)
-accelerator.end_training()
+# In a function: what is left for the exit of the interpreter to remove may abort the process.
+def main():
+    recipe, out = sys.argv[1:]
+    job = fitting.Job(recipe, overrides=("train.micro_batch=2",), out=Path(out))
+    ready = plan(job, None, {}, fitting.Listeners())
+    accelerator = fitting._accelerator(ready)
+    trainer = fitting._trainer(ready, accelerator)
+    torch.manual_seed(0)
+    names = [name for name, _ in trainer.roles.student.named_parameters()]
+    with torch.no_grad():
+        for parameter in trainer._parameters:
+            parameter.normal_(std=0.1)
+    found = {}
+    def keep():
+        found.update({n: p.grad.clone() for n, p in zip(names, trainer._parameters, strict=True)})
+    trainer._optimizer.step = keep
+    trainer._one_step()
+    if accelerator.is_main_process:
+        torch.save(found, out)
+    accelerator.end_training()
+main()
 """
 
 
