@@ -55,7 +55,8 @@ def models() -> None:
     must("train", "cifar10-cpu/dsm", *TINY, *SHORT)
     must("export", "pt", "runs/cifar10-dsm", "--out", "edm.pt")
     shutil.rmtree("exports", ignore_errors=True)
-    must("distill", "cifar10-cpu/cd", "--teacher", "runs/cifar10-dsm", *SHORT)
+    unlabelled = ("--set", "data.label_dropout=0.1")
+    must("distill", "cifar10-cpu/cd", "--teacher", "runs/cifar10-dsm", *SHORT, *unlabelled)
     must("train", "digits/dsm", *TINY, *SHORT)
     must("distill", "digits/cd", "--teacher", "runs/digits-dsm", *SHORT)
 
