@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import typer.main
 from cli_world import cmtool
+from typer.testing import CliRunner
 
 from cmtool import __version__, recipe, registry
 from cmtool.cli import app
@@ -99,6 +100,38 @@ def test_every_option_stands_in_the_page(command: str):
                 assert re.search(rf"{name}\b", page), name
 
 
+@pytest.mark.parametrize("columns", ["80", "120"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_nothing_of_a_page_is_cut(command: str, columns: str):
+    env = {"COLUMNS": columns, "TERMINAL_WIDTH": columns}
+    page = CliRunner().invoke(app, [*command.split(), "--help"], env=env).stdout
+    assert "\u2026" not in page
+    assert max(map(len, page.splitlines())) <= int(columns)
+    flat = re.sub(r"[\s\u2502]+", "", page)  # Without the boxes' sides and the breaks of lines.
+    for parameter in COMMANDS[command].params:
+        # Another column's text may stand between the lines of a long one; its words are all there.
+        for word in parameter.help.split():
+            assert word in flat, f"{parameter.name}: {word}"
+
+
+def test_every_variable_that_is_read_stands_in_the_help():
+    files = (Path(__file__).parents[2] / "cmtool").rglob("*.py")
+    read = {name for file in files for name in re.findall(r"\bCMTOOL_[A-Z]+", file.read_text())}
+    told = set(re.findall(r"\bCMTOOL_[A-Z]+", ROOT.epilog))
+    assert read == told
+
+
+def test_every_page_says_what_else_to_read():
+    docs = Path(__file__).parents[2] / "docs"
+    for name, command in {"cmtool": ROOT, **COMMANDS}.items():
+        pages = re.findall(r"docs/([\w-]+\.md)", command.epilog or "")
+        assert pages, name
+        for page in pages:
+            assert (docs / page).is_file(), page
+        for other in re.findall(r"`cmtool ([a-z ]+) --help`", command.epilog):
+            assert other in COMMANDS
+
+
 def test_every_command_opens_with_one_sentence():
     for command in COMMANDS:
         first = COMMANDS[command].help.split("\n\n")[0]
@@ -132,6 +165,7 @@ EXAMPLES = [line for text in PAGES.values() for line in examples_of(text)] + exa
 @pytest.mark.parametrize("page", PAGES)
 def test_every_page_has_an_example(page: str):
     lines = examples_of(PAGES[page])
+    assert page == "cmtool" or "\n\nExamples:\n\n- `" in PAGES[page]
     assert any(f"{page} " in line for line in lines)
 
 
