@@ -238,8 +238,8 @@ TruncationOpt = Annotated[
 
 
 def _recipe(key: str, text: str, panel: str, *names: str, **more: Any) -> Any:
-    """An option that stands for a recipe key."""
-    text = f"{text}; the recipe's {key} if left out."
+    """An option that stands for a recipe key, which counts where it is left out."""
+    text = f"{text} ({key})."
     return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False, **more)
 
 

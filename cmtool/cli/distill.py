@@ -43,6 +43,8 @@ def distill(
 
     - `cmtool distill --teacher edm.pt --data cifar10 --resume` : goes on where it stopped
 
+    An option that names a key, such as (train.lr), is the recipe's if left out.
+
     The student starts from the teacher's weights. Writes runs/DATA-METHOD: recipe.toml, log.jsonl,
     samples/ and checkpoints, step-.../. Ctrl-C saves, and the same command with --resume goes on.
     """

@@ -46,6 +46,8 @@ def train(
 
     - `torchrun --nproc_per_node 8 -m cmtool train cifar10/dsm` : eight GPUs
 
+    An option that names a key, such as (train.lr), is the recipe's if left out.
+
     Writes runs/DATA-METHOD: recipe.toml, log.jsonl, samples/ and checkpoints, step-.../.
     Ctrl-C saves, and the same command with --resume goes on.
     """
