@@ -44,6 +44,8 @@ def plan(job: Job, teacher: Path, facts: dict[str, object], listeners: Listeners
     if model is None:
         model = open_model(teacher, facts=facts, image_size=data.image_shape[1], say=say)
     _refuse_overrides(job)
+    if model.denoiser.guidable is None and "teacher.guidance" not in job.overridden:
+        recipe = _unguided(recipe, say)
     asked = recipe.data.conditional and "data.conditional" in job.overridden
     check_scalings(model.recipe.denoiser, recipe.loss)
     _check_teacher(model, recipe, data, labelled=asked or bool(model.denoiser.classes))
@@ -60,6 +62,16 @@ def _same_crop(recipe: Recipe, model: Model) -> Recipe:
         return recipe
     crop = ours.crop or theirs.crop
     return replace(recipe, data=replace(ours, image_size=theirs.image_size, crop=crop))
+
+
+def _unguided(recipe: Recipe, say: Say) -> Recipe:
+    """A recipe also serves teachers that cannot be guided."""
+    if recipe.teacher.guidance != 1.0:
+        say(
+            f"note: the teacher was not trained with and without classes, so the recipe's "
+            f"teacher.guidance = {recipe.teacher.guidance} is left out"
+        )
+    return replace(recipe, teacher=replace(recipe.teacher, guidance=1.0))
 
 
 def _refuse_overrides(job: Job) -> None:

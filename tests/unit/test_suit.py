@@ -77,6 +77,22 @@ def test_a_student_sees_its_teachers_crops(tmp_path):
         )
 
 
+def test_a_teacher_that_cannot_guide_is_not_guided_unless_asked(photos, tmp_path):
+    small = ("network.width=32", "train.steps=1", "train.batch_size=2")
+    job = Job(None, str(photos), overrides=small, out=tmp_path / "teacher")
+    fit(plan(job, None, {}, Listeners()), Listeners())
+    guided = tmp_path / "guided.toml"
+    guided.write_text('[loss]\nname = "cd"\n[teacher]\nguidance = 3.0\n')
+    said = []
+    job = Job(str(guided), str(photos), overrides=small[1:], out=tmp_path / "student")
+    ready = distill.plan(job, tmp_path / "teacher", {}, Listeners(said.append))
+    assert ready.recipe.teacher.guidance == 1.0
+    assert any("teacher.guidance = 3.0 is left out" in line for line in said)
+    asked = replace(job, overrides=("teacher.guidance=3.0", *small[1:]))
+    with pytest.raises(RecipeError, match=r"teacher.guidance needs a teacher with classes"):
+        distill.plan(asked, tmp_path / "teacher", {}, Listeners())
+
+
 def test_weights_start_only_where_they_mean_the_same(photos, tmp_path):
     small = ("network.width=32", "train.steps=1", "train.batch_size=2")
     job = Job(None, str(photos), overrides=small, out=tmp_path / "first")
