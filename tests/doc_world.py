@@ -14,7 +14,10 @@ from cli_world import cmtool
 SIDE = 66
 """Of the small photographs, about."""
 COUNTS = {"train": 200, "test": 40}
-TINY = ("--set", "network.width=16", "--set", "network.blocks=1")
+TINY = (
+    *("--set", "network.width=16", "--set", "network.blocks=1"),
+    *("--set", "network.head_channels=16"),
+)
 SHORT = ("--max-steps", "2", "--batch-size", "4", "--device", "cpu", "--precision", "no")
 
 
