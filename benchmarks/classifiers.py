@@ -95,7 +95,9 @@ def _train(net: DigitCNN) -> None:
         for i in torch.randperm(len(data))[: per_round * BATCH].view(per_round, BATCH):
             y, x = torch.randint(0, 2 * SHIFT + 1, (2,)).tolist()
             digits = padded[i, :, y : y + 28, x : x + 28] / 127.5 - 1
-            loss = F.cross_entropy(net.classes(net(digits)), labels[i], label_smoothing=0.05)
+            with torch.autocast("cpu", torch.bfloat16):
+                said = net.classes(net(digits))
+            loss = F.cross_entropy(said.float(), labels[i], label_smoothing=0.05)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
