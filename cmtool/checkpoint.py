@@ -26,11 +26,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cmtool import recipe as recipes
-from cmtool import shipped
 from cmtool.denoiser import HEAD, Denoiser, Guidable, Use
 from cmtool.errors import CheckpointError, did_you_mean
 from cmtool.files import whole
 from cmtool.meta import Meta as Meta
+from cmtool.networks.base import shapes_only
 from cmtool.preconditioner import preconditioner
 from cmtool.recipe import Recipe
 from cmtool.tensor_file import read_tensors, read_texts
@@ -226,7 +226,7 @@ def _needed(recipe: Recipe, meta: Meta, weights: int) -> dict[str, Tensor]:
     if blocks > weights:
         raise CheckpointError(f"{weights:,} weights cannot be those of {blocks:,} blocks a level")
     try:
-        with torch.device("meta"):
+        with shapes_only():
             return _network(recipe, meta).state_dict()
     except (RuntimeError, OverflowError, TypeError) as error:
         reason = str(error).splitlines()[0]
@@ -320,11 +320,6 @@ def store_times(path: Path, times: Mapping[Use, Sequence[float]]) -> Path:
     Raises:
         CheckpointError: There is no model of this tool, or it cannot be written.
     """
-    if shipped.is_name(path.as_posix()):
-        raise CheckpointError(
-            f"'{path}' comes with cmtool and stays as it is",
-            f"of a copy it can be changed: cmtool export safetensors {path}",
-        )
     more = {steps: tuple(map(float, levels)) for steps, levels in times.items()}
     if path.is_dir():
         found = Checkpoint.open(path)

@@ -1,8 +1,13 @@
 """What a network is: a frozen description that builds a plain module."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 
 class Network(ABC):
@@ -31,3 +36,26 @@ class Network(ABC):
         Raises:
             ValueError: The description does not fit such images; the text says which field.
         """
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Networks that are built herein have weights without memory and without numbers."""
+    with torch.device("meta"), _NoNumbers():
+        yield
+
+
+class _NoNumbers(TorchFunctionMode):
+    """Answers what would load torch's compiler on tensors without memory, which takes a second."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in ("randn", "rand"):
+            return torch.empty(*args)
+        if name == "logspace":
+            return torch.empty(args[2])
+        if name in ("mul", "__rmul__") and isinstance(args[1], int | float):
+            return args[0]
+        return func(*args, **(kwargs or {}))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cmtool import checkpoint, images, plots
+from cmtool import checkpoint, images, plots, shipped
 from cmtool.denoiser import Denoiser
 from cmtool.errors import CheckpointError, DataError, RecipeError, Say, Stopped, silent
 from cmtool.metrics.features.catalog import open_features
@@ -209,6 +209,11 @@ def _open(request: Request, wanted: Wanted, say: Say) -> Opened:
         raise CheckpointError(
             f"{opened.model.source} is a diffusion model; this needs a consistency model",
             "make one: cmtool distill --teacher MODEL",
+        )
+    if wanted.save and shipped.is_name(opened.path.as_posix()):
+        raise CheckpointError(
+            f"'{opened.path}' comes with cmtool and stays as it is",
+            f"save to a copy: cmtool export safetensors {opened.path}",
         )
     if opened.plans[0].nfe != wanted.steps:
         raise RecipeError(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cmtool import registry
+from cmtool.networks.base import shapes_only
 
 SMALL: dict[str, dict[str, Any]] = {
     "tiny": {"width": 16, "blocks": 1, "attention": True, "head_channels": 8},
@@ -64,6 +65,17 @@ def inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
 
 def error(a: Tensor, b: Tensor) -> float:
     return float((a - b).detach().norm() / b.detach().norm())
+
+
+@every_network
+def test_shapes_are_known_without_memory(name: str) -> None:
+    with shapes_only():
+        bare = build(name).state_dict()
+    real = build(name).state_dict()
+    assert all(value.is_meta for value in bare.values())
+    assert {key: (value.shape, value.dtype) for key, value in bare.items()} == {
+        key: (value.shape, value.dtype) for key, value in real.items()
+    }
 
 
 @every_network
