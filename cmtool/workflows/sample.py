@@ -38,7 +38,7 @@ from cmtool.workflows._views import (
     save_comparison,
     save_path,
 )
-from cmtool.workflows.load import load, open_model, pick_device
+from cmtool.workflows.load import Model, load, open_model, pick_device
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def sample_to_files(
             n = image_count(plan, model, request.n)
             target = request.out or _free_folder(path, plan, resume=request.resume)
             draft = open_draft(target, n, model.image_shape)
-            say(f"{model.kind} model {opened.source}: {plan}")
+            _tell(opened, model, plan, say)
         draw_sharded(
             *(draft, here, model, plan, request.seed),
             batch_size=request.batch_size,
@@ -233,7 +233,7 @@ def compare_to_file(
         unfit = {"solver": None} if model.kind == "consistency" else {"gamma": 1.0}
         plan = _plan(model, replace(asked, **unfit))
         n = image_count(plan, model, None if request.per_label else asked.n)
-        say(f"{model.kind} model {opened.source}: {plan}")
+        _tell(opened, model, plan, say)
         row = f"{_name(model_path)}, NFE {plan.nfe}"
         row = f"{row} ({len(rows) + 1})" if row in rows else row
         rows[row], classes = draw_pixels(model, plan, n, request.seed, request.batch_size)
@@ -276,10 +276,19 @@ def path_to_file(
     model = on_engine(opened, request.engine, pick_device(device), say)
     plan = _plan(model, request)
     n = image_count(plan, model, None if request.per_label else request.n or 4)
-    say(f"{model.kind} model {opened.source}: {plan}")
+    _tell(opened, model, plan, say)
     save_path(out, frames_of(model, plan, n, request.seed, request.batch_size))
     progress(n, n)
     return SampleReport((out,), plan, n)
+
+
+def _tell(opened: Model, model: Denoiser, plan: Plan, say: Say) -> None:
+    say(f"{model.kind} model {opened.source}: {plan}")
+    if model.kind == "diffusion" and plan.nfe == 1 and not plan.own:
+        say(
+            "note: one evaluation of a diffusion model gives the mean of all images; "
+            "--steps 18 or more, or distil it"
+        )
 
 
 def _check(request: Request) -> None:

@@ -48,6 +48,15 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def test_one_step_of_a_diffusion_model_is_told_for_what_it_is(models: Path, here: Path):
+    note = "note: one evaluation of a diffusion model gives the mean of all images"
+    for model, steps, told in (("dm", "1", True), ("dm", "3", False), ("cm", "1", False)):
+        out = f"{model}{steps}"
+        done = cmtool("sample", str(models / model), "--steps", steps, "--n", "1", "--out", out)
+        assert done.exit_code == 0
+        assert (note in done.stderr) == told
+
+
 # Shares.
 
 
