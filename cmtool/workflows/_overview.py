@@ -76,7 +76,7 @@ def overview(data_dir: Path | None = None, runs: Path = Path("runs")) -> dict[st
 
 
 def _versions() -> Section:
-    found = {"python": f"{platform.python_version()} on {platform.platform(terse=True)}"}
+    found = {"python": f"{platform.python_version()} on {platform.system()} {platform.machine()}"}
     found |= {name: _version(name) or "not installed" for name in PACKAGES}
     found["torch"] = torch.__version__  # Which CUDA it was built for is in this one alone.
     there = {name: told for name in OPTIONAL if (told := _version(name))}
