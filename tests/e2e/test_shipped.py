@@ -171,14 +171,6 @@ def test_names_go_wherever_a_model_is_taken(here: Path):
     assert "data 'digits': CC BY 4.0" in told
 
 
-def test_a_shipped_file_is_not_written_to(here: Path):
-    before = shipped.path("digits").read_bytes()
-    done = cmtool("eval", "search", "--model", "shipped/digits", "--steps", "2", "--save")
-    assert done.exit_code == 2
-    assert "'shipped/digits' comes with cmtool and stays as it is" in done.stderr
-    assert shipped.path("digits").read_bytes() == before
-
-
 # Where none is named.
 
 
