@@ -34,6 +34,7 @@ WORDS = ("slow", "dry-run", "2 processes", "other output")
 
 _FENCE = re.compile(r"^(?P<dent> *)```(?P<tag>[\w-]*) *$")
 _MARK = re.compile(r"^ *<!-- test: (.*) -->$")
+_SHELL = ("|", "<", ">", ">>")
 _ENVIRONMENT = re.compile(r"^[A-Z][A-Z0-9_]*=")
 
 
@@ -235,6 +236,6 @@ def _command(words: list[str], line: int, marks: tuple[str, ...]) -> Command:
     environment = []
     while words and _ENVIRONMENT.match(words[0]):
         environment.append(words.pop(0))
-    cut = next((i for i, word in enumerate(words) if word in ("|", ">", ">>")), len(words))
-    rest = " ".join(w if w in ("|", ">", ">>") else shlex.quote(w) for w in words[cut:])
+    cut = next((i for i, word in enumerate(words) if word in _SHELL), len(words))
+    rest = " ".join(w if w in _SHELL else shlex.quote(w) for w in words[cut:])
     return Command(line, tuple(words[:cut]), tuple(environment), rest, marks)
