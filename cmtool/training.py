@@ -280,7 +280,7 @@ class Trainer:
         raise TrainingError(
             f"{what} is {value} at step {self.step}{levels}",
             f"last good checkpoint: {last or 'none yet'}; "
-            "try --set train.grad_clip=1.0 or a smaller --lr",
+            "start anew with --set train.grad_clip=1.0 or a smaller --lr",
         )
 
     def _to_device(self, batch: Batch) -> Batch:

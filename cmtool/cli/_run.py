@@ -29,6 +29,7 @@ def run(
         options.data_dir,
         options.resume,
         options.overwrite,
+        options.dry_run,
     )
     prepared = plan(job, Listeners(say=say))
     shape = "x".join(map(str, prepared.data.image_shape))

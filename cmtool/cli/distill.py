@@ -29,6 +29,15 @@ def distill(
         ),
     ] = None,
     recipe: RecipeArg = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Start from this model's weights in place of the teacher's: an earlier student.",
+            rich_help_panel="Model",
+            autocompletion=_complete.model,
+        ),
+    ] = None,
     facts: FactsOpt = [],  # noqa: B006 - Typer copies it
 ) -> None:
     """Distil a diffusion model into a consistency model that draws in one step.
@@ -45,8 +54,9 @@ def distill(
 
     An option that names a key, such as (train.lr), is the recipe's if left out.
 
-    The student starts from the teacher's weights. Writes runs/DATA-METHOD: recipe.toml, log.jsonl,
-    samples/ and checkpoints, step-.../. Ctrl-C saves, and the same command with --resume goes on.
+    The student starts from the teacher's weights, or from --init's. Writes runs/DATA-METHOD:
+    recipe.toml, log.jsonl, samples/ and checkpoints, step-.../. Ctrl-C saves, and the same command
+    with --resume goes on.
     """
     from cmtool.errors import RecipeError
     from cmtool.workflows.distill import plan
@@ -58,4 +68,4 @@ def distill(
             "--teacher MODEL; train one with: cmtool train digits/dsm, or learn from data alone: "
             "cmtool train --method ct --data ...",
         )
-    run(options, recipe, lambda job, to: plan(job, teacher, parse_facts(facts), to))
+    run(options, recipe, lambda job, to: plan(job, teacher, parse_facts(facts), to, init))

@@ -25,6 +25,7 @@ class Job:
         data_dir: Where to look for data sets.
         resume: Go on with the run in `out`.
         overwrite: Replace the run in `out`.
+        dry_run: Nothing will be written, so that `out` may be taken.
     """
 
     recipe: str | None = None
@@ -35,6 +36,7 @@ class Job:
     data_dir: Path | None = None
     resume: bool = False
     overwrite: bool = False
+    dry_run: bool = False
 
     @property
     def overridden(self) -> tuple[str, ...]:

@@ -17,7 +17,13 @@ from cmtool.workflows.load import Model, open_model
 __all__ = ["Job", "Listeners", "fit", "plan"]
 
 
-def plan(job: Job, teacher: Path, facts: dict[str, object], listeners: Listeners) -> Prepared:
+def plan(
+    job: Job,
+    teacher: Path,
+    facts: dict[str, object],
+    listeners: Listeners,
+    init: Path | None = None,
+) -> Prepared:
     """Resolves everything and checks it; `fit` then distils.
 
     Args:
@@ -25,6 +31,7 @@ def plan(job: Job, teacher: Path, facts: dict[str, object], listeners: Listeners
         teacher: A diffusion model: what `cmtool.load` takes.
         facts: What the teacher's file does not tell.
         listeners: Who hears of it.
+        init: A model of the student's architecture to start from; None is the teacher.
 
     Raises:
         CmtoolError: Something does not fit.
@@ -50,6 +57,9 @@ def plan(job: Job, teacher: Path, facts: dict[str, object], listeners: Listeners
     check_scalings(model.recipe.denoiser, recipe.loss)
     _check_teacher(model, recipe, data, labelled=asked or bool(model.denoiser.classes))
     recipe = _follow(model, recipe, say)
+    if init is not None:
+        start = open_model(init, image_size=data.image_shape[1], say=say)
+        return prepare(job, recipe, data, model, start, say)
     same = _same_weights(recipe.network, model.recipe.network)
     if not same:
         say("the recipe's [network] is not the teacher's: the student starts from random weights")

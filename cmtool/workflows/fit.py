@@ -146,7 +146,8 @@ def prepare(
     name = Path(data.name).stem or "images"
     method = registry.name_of("losses", type(recipe.loss))
     out = job.out or Path("runs") / f"{name}-{method}"
-    _rundir.check(out, resume=job.resume, overwrite=job.overwrite)
+    if not job.dry_run:
+        _rundir.check(out, resume=job.resume, overwrite=job.overwrite)
     for needed in (m for m in (teacher, init) if m is not None and not job.resume):
         if Path(needed.source).resolve().is_relative_to(out.resolve()):
             raise RecipeError(f"'{out}' holds the model to start from", "another --out")

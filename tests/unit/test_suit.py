@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from cmtool import images
-from cmtool.errors import DeviceError, RecipeError
+from cmtool.errors import CheckpointError, DeviceError, RecipeError
 from cmtool.foreign import openai
 from cmtool.networks.adm import Adm
 from cmtool.settings import TrainSettings
 from cmtool.workflows import distill
 from cmtool.workflows._machine import resolve
 from cmtool.workflows.fit import Job, Listeners, fit
+from cmtool.workflows.load import open_model
 from cmtool.workflows.train import plan
 
 
@@ -137,3 +138,27 @@ def test_weights_start_nothing_that_would_read_them_otherwise(tmp_path, key, val
     with pytest.raises(RecipeError, match=f"published.pt was trained with network.{key} = ") as no:
         start(f"network.{key}={value}")
     assert no.value.hint.startswith(f"--set network.{key}=")
+
+
+def test_a_student_may_start_from_an_earlier_one_and_a_dry_run_takes_any_folder(photos, tmp_path):
+    small = ("network.width=32", "train.steps=1", "train.batch_size=2")
+    teacher, first = tmp_path / "teacher", tmp_path / "first"
+    fit(
+        plan(Job(None, str(photos), overrides=small, out=teacher), None, {}, Listeners()),
+        Listeners(),
+    )
+    job = Job(None, str(photos), overrides=(*small[1:], "train.lr=0.1"), out=first)
+    done = distill.plan(job, teacher, {}, Listeners())
+    fit(done, Listeners())
+    with pytest.raises(CheckpointError, match="is there already"):
+        distill.plan(job, teacher, {}, Listeners())
+    dry = distill.plan(replace(job, dry_run=True), teacher, {}, Listeners())
+    again = replace(job, out=tmp_path / "second")
+    after = distill.plan(again, teacher, {}, Listeners(), init=first)
+
+    def weights(ready):
+        return torch.cat([p.flatten() for p in ready.student.network.parameters()])
+
+    average = open_model(first).denoiser.network
+    assert torch.equal(weights(after), torch.cat([p.flatten() for p in average.parameters()]))
+    assert not torch.equal(weights(after), weights(dry))
