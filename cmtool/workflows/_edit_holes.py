@@ -53,7 +53,7 @@ def cut(picture: Picture, hole: Hole, name: str, say: Say) -> tuple[Picture, Pix
         if not (x0 < x1 <= width and y0 < y1 <= height):
             raise RecipeError(
                 f"--box {hole.box} does not lie in '{name}', which is {width}x{height}",
-                f"--box 0,0,{width},{height} is all of it",
+                f"--box x0,y0,x1,y1: two corners; 0,0,{width},{height} is all of it",
             )
         found[y0:y1, x0:x1] = 255
     if hole.pad is not None:

@@ -135,7 +135,10 @@ class OneFile:
                 "the result has that size"
             )
         elif sizes == "resize":
-            self.say(f"{name}: edited at the model's size, {shown}; what changed is enlarged")
+            where = ", the hole and what is about it" if "mask" in self.job.editor.pictures else ""
+            self.say(
+                f"{name}: edited at the model's size, {shown}{where}; what changed is enlarged"
+            )
 
     def _write(
         self,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import EllipsisType
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from cmtool.tensors import Denoise
 from cmtool.workflows._edit_sizes import (
     Padding,
     Size,
+    around,
     bring_into_hole,
     center_square,
     enlarge,
@@ -30,6 +32,8 @@ from cmtool.workflows._edit_sizes import (
 Progress = Callable[[int, int], None]
 Watch = Callable[[float, Tensor], None]
 Pictures = Mapping[str, Tensor]
+Window = tuple[EllipsisType, slice, slice]
+"""Rows and columns of pictures."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +224,11 @@ class _Run:
 
     def resized(self, image: Tensor, pictures: Pictures, *, simulate: bool) -> Outcome:
         """A copy that fits into the model's image; what changed is brought back."""
+        mask = pictures.get("mask")
+        if mask is not None and bool((mask >= 0.5).any()) and not self.job.native:
+            window = (..., *around((mask >= 0.5).to(image), self.job.size))
+            if image[window].shape != image.shape:
+                return self.windowed(image, pictures, window, simulate=simulate)
         full = self.editor.degrade(image, self.rng, **pictures) if simulate else image
         size = fitted(size_of(image), self.job.size)
         hole = pictures.get("mask")
@@ -249,6 +258,18 @@ class _Run:
             change = enlarge(padding.crop(settled - edit.shown), size_of(image))
             edit = self.editor.prepare(full, self.rng, **pictures)
             changed = edit.shown + change
+        outcome = _outcome(edit, changed, edit.settle(changed))
+        return replace(outcome, truth=image if simulate else None)
+
+    def windowed(
+        self, image: Tensor, pictures: Pictures, window: Window, *, simulate: bool
+    ) -> Outcome:
+        """The hole and what is about it as a picture of its own, which is made less small."""
+        part = {name: picture[window] for name, picture in pictures.items()}
+        found = self.resized(image[window], part, simulate=simulate).result
+        edit = self.editor.prepare(image, self.rng, **pictures)
+        changed = image.clone()
+        changed[window] = found
         outcome = _outcome(edit, changed, edit.settle(changed))
         return replace(outcome, truth=image if simulate else None)
 

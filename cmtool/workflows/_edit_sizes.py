@@ -38,6 +38,31 @@ def enlarge(x: Tensor, size: Size) -> Tensor:
     return F.interpolate(x, size=size, mode="bicubic", align_corners=False)
 
 
+def around(hole: Tensor, least: Size) -> tuple[slice, slice]:
+    """The rows and columns of a window about a hole: a square twice as large as the hole, so that
+    as much is known as is not, and at least of the size `least`; all of a smaller picture.
+
+    Args:
+        hole: (B or 1, 1, H, W), 1 in the hole and 0 outside, not empty.
+        least: The model's size.
+
+    Example:
+        >>> hole = torch.zeros(1, 1, 100, 100)
+        >>> hole[..., 2:12, 50:70] = 1
+        >>> around(hole, (32, 32))
+        (slice(0, 40, None), slice(40, 80, None))
+    """
+    found = [torch.nonzero(hole.amax(axes)).flatten() for axes in ((0, 1, 3), (0, 1, 2))]
+    ends = [(int(f[0]), int(f[-1]) + 1) for f in found]
+    side = max(2 * max(last - first for first, last in ends), *least)
+    window = []
+    for (first, last), length in zip(ends, hole.shape[2:], strict=True):
+        size = min(side, length)
+        begin = min(max(0, (first + last - size) // 2), length - size)
+        window.append(slice(begin, begin + size))
+    return window[0], window[1]
+
+
 def shrink_known(x: Tensor, hole: Tensor, size: Size) -> tuple[Tensor, Tensor]:
     """Resizes pictures with a hole whose content must not leak out.
 

@@ -5,8 +5,10 @@ from itertools import pairwise
 import pytest
 import torch
 
+import cmtool
 from cmtool.workflows._edit_sizes import (
     Padding,
+    around,
     bring_into_hole,
     fitted,
     resize,
@@ -125,3 +127,32 @@ def test_tiles_cross_fade_evenly():
     steps = whole.diff(dim=3)[0, 0, 0, 24:31]
     assert steps == pytest.approx(1 / 8)
     assert float(whole.diff(dim=3).max()) == pytest.approx(1 / 8)
+
+
+def test_a_window_about_a_hole_lies_in_the_picture_and_holds_the_hole():
+    for rows, columns in (
+        ((0, 3), (0, 2)),
+        ((37, 40), (28, 30)),
+        ((5, 35), (4, 9)),
+        ((9, 10), (0, 30)),
+    ):
+        hole = torch.zeros(2, 1, 40, 30)
+        hole[1, :, slice(*rows), slice(*columns)] = 1
+        window = around(hole, (8, 8))
+        side = max(2 * (rows[1] - rows[0]), 2 * (columns[1] - columns[0]), 8)
+        assert [w.stop - w.start for w in window] == [min(side, 40), min(side, 30)]
+        assert hole[(..., *window)].sum() == hole.sum()
+        assert all(w.start >= 0 and w.stop <= n for w, n in zip(window, (40, 30), strict=True))
+
+
+def test_a_small_hole_in_a_large_picture_is_edited_at_full_resolution():
+    """Nothing is resized where the window fits into the model's images: the same as its crop."""
+    model = cmtool.load("shipped/digits", device="cpu")
+    large = torch.rand(1, 1, 40, 30, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    mask = torch.zeros(1, 1, 40, 30)
+    mask[..., 20:24, 10:13] = 1
+    window = (..., *around(mask, (8, 8)))
+    whole = cmtool.edit(model, "inpaint", large, mask=mask, steps=3, label=3)
+    part = cmtool.edit(model, "inpaint", large[window], mask=mask[window], steps=3, label=3)
+    assert torch.equal(whole[window], part)
+    assert torch.equal(torch.where(mask > 0, 0, whole), torch.where(mask > 0, 0, large))
