@@ -19,9 +19,10 @@ The convention. In README.md, recipes/README.md and docs/**/*.md
       <!-- test: other output -->   what it prints here may differ from what is shown
       <!-- test: skip, REASON -->   not run; its options and syntax are still checked
 
-- a picture has on its page a command that writes it, or the comment <!-- made by: COMMAND -->;
-- so has a table of measured figures: a command or a test in its section, or
-  <!-- figures: WHERE FROM -->.
+- a picture has a command beside it, or one on its page that names its file, or the comment
+  <!-- made by: COMMAND -->;
+- so has a table of measured figures: a command or a test in its section, or a comment there,
+  <!-- figures: WHERE FROM -->, or anywhere <!-- figures of this page: WHERE FROM -->.
 """
 
 import re
