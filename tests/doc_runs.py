@@ -18,6 +18,7 @@ from typing import Any
 
 from cli_world import cmtool
 from doc_pages import ROOT, Command
+from doc_world import full_sets
 
 MOST_IMAGES = 500
 """Of one command in a slow run."""
@@ -48,11 +49,11 @@ class Rule:
 
 TRAINING = "--max-steps 2 --batch-size 4 --device cpu --precision no"
 MEASURE = "--n 8 --bootstrap 2"
-FEW = f"--n {MOST_IMAGES} --bootstrap 2"
+FEW = "--n 50 --bootstrap 2"
 RULES = (
     Rule("train", TRAINING, TRAINING),
     Rule("distill", TRAINING, TRAINING),
-    Rule("sample", "--n 4", unless="--per-label"),
+    Rule("sample", "--n 4", f"--n {MOST_IMAGES}", unless="--per-label"),
     Rule("edit interpolate", "--frames 3 --steps 2", unless="--times"),
     Rule("edit deblur", "--steps 2 --tol 0.5"),
     Rule("edit", "--steps 2", unless="--times"),
@@ -64,7 +65,7 @@ RULES = (
     Rule("eval speed", "--repeats 1 --batch-size 2"),
     Rule("eval --images", "--bootstrap 2", "--bootstrap 2"),
     Rule("eval fd --features", f"{MEASURE} --data photos", FEW),
-    Rule("eval fd", MEASURE, FEW),
+    Rule("eval fd", MEASURE, f"--n {MOST_IMAGES} --bootstrap 2"),
     Rule("eval", f"{MEASURE} --data photos", FEW),
     Rule("export onnx", None),
     Rule("export pt2", None),
@@ -302,7 +303,9 @@ def launch(launcher: str, words: list[str]) -> str | None:
             *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m"),
         ],
     }[launcher]
-    return shell([sys.executable, "-m", *module, "cmtool", *words])
+    full = full_sets(Path(os.environ["CMTOOL_DATA"]).parent / "full")
+    with settings((f"CMTOOL_DATA={full}",)):
+        return shell([sys.executable, "-m", *module, "cmtool", *words])
 
 
 def run_other(words: list[str], rest: str, *, slow: bool) -> str | None:

@@ -66,14 +66,18 @@ def models() -> None:
 
 
 def pictures() -> None:
-    """in.png, photo.png (the same), mask.png, kernel.png (a blur) and photos/."""
+    """photo.png (451x300), small.png and tiny.png (parts of it), in.png (128x96), mask.png for that
+    one, kernel.png (a blur) and photos/."""
     import numpy as np
     from PIL import Image
     from skimage import data
 
+    cat = Image.fromarray(data.chelsea())
+    cat.save("photo.png")
+    cat.crop((100, 60, 400, 260)).resize((48, 32)).save("small.png")
+    cat.crop((60, 0, 360, 300)).resize((32, 32)).save("tiny.png")
     photo = Image.fromarray(data.astronaut())
-    photo.crop((64, 0, 448, 288)).resize((128, 96)).save("photo.png")
-    shutil.copy("photo.png", "in.png")
+    photo.crop((64, 0, 448, 288)).resize((128, 96)).save("in.png")
     hole = np.zeros((96, 128), dtype=np.uint8)
     hole[30:60, 40:80] = 255
     Image.fromarray(hole).save("mask.png")
@@ -108,6 +112,20 @@ def data_sets() -> None:
         (folder / f"{prefix}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
         numbers = struct.pack(">2I", 0x801, count) + labels
         (folder / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(numbers))
+
+
+def full_sets(folder: Path) -> Path:
+    """A folder for other processes, in which the sets have their published sizes: all black."""
+    import numpy as np
+
+    if not folder.exists():
+        for name, shape in (("cifar10", (32, 32, 3)), ("mnist", (28, 28))):
+            count = 60_000 if name == "mnist" else 50_000
+            (folder / name).mkdir(parents=True)
+            labels = np.arange(count) % 10
+            images = np.zeros((count, *shape), dtype=np.uint8)
+            np.savez_compressed(folder / name / "train.npz", images=images, labels=labels)
+    return folder
 
 
 def copy(world: Path, folder: Path) -> None:
