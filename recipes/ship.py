@@ -17,11 +17,17 @@ from pathlib import Path
 
 from cmtool import checkpoint, shipped
 from cmtool.checkpoint import Checkpoint
+from cmtool.denoiser import Use
 from cmtool.tensor_file import read_tensors
 
 FAMILIES = {"digits": "digits", "mnist": "mnist-cpu", "cifar10": "cifar10-cpu"}
 """Data to the recipes that suit two CPU cores."""
 NAMES = [*FAMILIES, "digits-teacher"]
+LEVELS: dict[str, dict[Use, tuple[float, ...]]] = {
+    "cifar10": {"superres": (80.0, 3.0, 1.2, 0.6, 0.3, 0.12)}
+}
+"""Noise levels to edit at, where others are as good as the editor's own 18 and take less time: a
+picture four times as large has many tiles, and the small picture tells what large noise would."""
 RUNS = Path("runs/ship")
 
 
@@ -56,7 +62,7 @@ def _pack(name: str, run: Path, origin: dict[str, str]) -> None:
     draft = RUNS / "exports" / f"{name}.safetensors"
     _cmtool("export", "safetensors", run, "--dtype", "float16", "--out", draft, "--overwrite")
     meta, recipe = checkpoint.parse_config(checkpoint.read_header(draft) or "", str(draft))
-    meta = replace(meta, origin=meta.origin | origin)
+    meta = replace(meta, origin=meta.origin | origin, times=meta.times | LEVELS.get(name, {}))
     target = shipped.FOLDER / draft.name
     checkpoint.write_file(target, meta, recipe, read_tensors(draft))
     target.chmod(0o644)  # safetensors gives its files to their owner alone.

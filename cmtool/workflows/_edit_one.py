@@ -1,5 +1,6 @@
 """One file after another, each edited as if it were alone."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +18,11 @@ from cmtool.workflows._edit_holes import Hole, cut
 from cmtool.workflows._edit_job import Wish
 from cmtool.workflows._edit_run import Job, Outcome, Progress, at_model_size, run_job, size_of
 from cmtool.workflows._edit_score import Score, score
-from cmtool.workflows._edit_sizes import fitted, resize
+from cmtool.workflows._edit_sizes import fitted, resize, tile_starts
 from cmtool.workflows._edit_views import pixels_of, save_steps, save_strip
+
+MANY = 10_000
+"""Evaluations that a small network takes a minute or two for on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -123,10 +127,18 @@ class OneFile:
 
     def _tell_size(self, image: Tensor, name: str) -> None:
         size, model = size_of(image), self.job.size
-        if fitted(size, model) == size:
-            return
         shown = f"{model[1]}x{model[0]}"
         sizes = self.job.editor.sizes
+        if sizes == "tile" and not self.job.native:
+            factor = 1 if self.request.simulate else self.job.editor.enlarges
+            sides = zip(size, model, strict=True)
+            tiles = math.prod(len(tile_starts(factor * side, tile)) for side, tile in sides)
+            if tiles > 1:
+                many = tiles * len(self.job.levels) * self.request.n > MANY
+                less = "; --native or a smaller picture takes less time" if many else ""
+                self.say(f"{name}: {tiles:,} overlapping tiles of {shown} at each level{less}")
+        if fitted(size, model) == size:
+            return
         if self.job.native and sizes != "model":
             self.say(f"{name}: the result fits into the model's size, {shown}")
         elif sizes == "model":

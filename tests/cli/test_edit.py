@@ -207,6 +207,15 @@ def test_a_section_keeps_the_profile_and_no_transparency():
         assert (result.mode, result.info["icc_profile"]) == (mode, b"profile")
 
 
+def test_how_many_tiles_is_told_before(here: Path):
+    Image.fromarray(noise(30, 20)).save("in.png")
+    told = edit("superres", "in.png", "--factor", "2", model="cm").stderr
+    # 60 and 40 pixels, and tiles of 8 that begin at most 6 apart
+    assert "in.png: 70 overlapping tiles of 8x8 at each level\n" in told
+    told = edit("superres", "in.png", "--factor", "2", "--native", "--overwrite", model="cm").stderr
+    assert "tiles" not in told
+
+
 def test_a_long_thin_picture_goes_over_tiles(here: Path):
     Image.fromarray(noise(300, 3)).save("in.png")
     edit("denoise", "in.png", "--sigma", "0.2", model="cm")
