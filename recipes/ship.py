@@ -44,8 +44,8 @@ def main(name: str, run: Path | None) -> None:
         "recipe": f"{family}/dsm" if wants_teacher else f"{family}/cd",
         "command": f"python recipes/ship.py {name}",
     }
-    if name == "digits":
-        origin["teacher"] = "shipped/digits-teacher"
+    if not wants_teacher:
+        origin["teacher"] = "shipped/digits-teacher" if name == "digits" else f"{family}/dsm"
     _pack(name, run, origin)
 
 
