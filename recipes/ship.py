@@ -26,7 +26,7 @@ NAMES = [*FAMILIES, "digits-teacher"]
 LEVELS: dict[str, dict[Use, tuple[float, ...]]] = {
     "cifar10": {"superres": (80.0, 3.0, 1.2, 0.6, 0.3, 0.12)}
 }
-"""Noise levels to edit at, where others are as good as the editor's own 18 and take less time: a
+"""Noise levels to edit at, where fewer than the editor's own 18 save time at a little loss: a
 picture four times as large has many tiles, and the small picture tells what large noise would."""
 RUNS = Path("runs/ship")
 
