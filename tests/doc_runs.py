@@ -303,9 +303,7 @@ def launch(launcher: str, words: list[str]) -> str | None:
             *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m"),
         ],
     }[launcher]
-    full = full_sets(Path(os.environ["CMTOOL_DATA"]).parent / "full")
-    with settings((f"CMTOOL_DATA={full}",)):
-        return shell([sys.executable, "-m", *module, "cmtool", *words])
+    return python(["-m", *module, "cmtool", *words])
 
 
 def run_other(words: list[str], rest: str, *, slow: bool) -> str | None:
@@ -316,11 +314,18 @@ def run_other(words: list[str], rest: str, *, slow: bool) -> str | None:
     if words[0] != "python":
         return shell(["bash", "-c", f"{shlex.join(words)} {rest}"])
     if words[1:2] == ["-c"]:
-        return shell([sys.executable, *words[1:]])
+        return python(words[1:])
     arguments = SCRIPTS.get(words[1], shlex.join(words[2:]))
     if not slow or arguments is None:
         return None
-    return shell([sys.executable, words[1], *shlex.split(arguments.format(*words[2:3]))])
+    return python([words[1], *shlex.split(arguments.format(*words[2:3]))])
+
+
+def python(words: list[str]) -> str | None:
+    """Runs Python; data sets have their full size there."""
+    full = full_sets(Path(os.environ["CMTOOL_DATA"]).parent / "full")
+    with settings((f"CMTOOL_DATA={full}",)):
+        return shell([sys.executable, *words])
 
 
 def shell(words: list[str]) -> str | None:

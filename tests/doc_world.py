@@ -119,12 +119,12 @@ def full_sets(folder: Path) -> Path:
     import numpy as np
 
     if not folder.exists():
-        for name, shape in (("cifar10", (32, 32, 3)), ("mnist", (28, 28))):
-            count = 60_000 if name == "mnist" else 50_000
+        for name, shape, train in (("cifar10", (32, 32, 3), 50_000), ("mnist", (28, 28), 60_000)):
             (folder / name).mkdir(parents=True)
-            labels = np.arange(count) % 10
-            images = np.zeros((count, *shape), dtype=np.uint8)
-            np.savez_compressed(folder / name / "train.npz", images=images, labels=labels)
+            for split, count in (("train", train), ("test", 10_000)):
+                labels = np.arange(count) % 10
+                images = np.zeros((count, *shape), dtype=np.uint8)
+                np.savez_compressed(folder / name / split, images=images, labels=labels)
     return folder
 
 
