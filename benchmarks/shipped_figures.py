@@ -12,8 +12,8 @@ As many images of each class are drawn, a consistency model's in `--steps`, a di
 - FD-lite0 (CIFAR-10) or FD-pixel (MNIST): the same in another space, for lite0 to the first 10,000
   images only, since it takes long.
 
-The line "real" measures images of the other split in the same way. Statistics of real images and
-the small network are kept in the user's cache.
+The lines "real" measure real images in the same way; the classifiers saw those of the training set
+before. Statistics of real images and the small network are kept in the user's cache.
 """
 
 import argparse
@@ -154,11 +154,10 @@ def main() -> None:
         cells = [f"{figures[0]:.2%}", *(f"{figure:.3f}" for figure in figures[1:])]
         print(f"| {what} | {nfe} | {n} | {' | '.join(cells)} | {seconds} |", flush=True)
 
-    other = "test" if args.against == "train" else "train"
-    real = judge.real[other]
-    numbers = np.arange(min(args.n, len(real)))
-    figures = judge.measure(real.images(numbers), real.labels[numbers])
-    row(f"real, {other}", "", len(numbers), figures, "")
+    for split, images in judge.real.items():
+        numbers = np.arange(min(args.n, len(images)))
+        figures = judge.measure(images.images(numbers), images.labels[numbers])
+        row(f"real, {split}", "", len(numbers), figures, "")
     for path, model in models.items():
         diffusion = model.kind == "diffusion"
         n = args.nfe_n or args.n if diffusion else args.n
