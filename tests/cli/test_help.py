@@ -102,7 +102,9 @@ def test_every_option_stands_in_the_page(command: str):
 
 @pytest.mark.parametrize("columns", ["80", "120"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_nothing_of_a_page_is_cut(command: str, columns: str):
+def test_nothing_of_a_page_is_cut(command: str, columns: str, monkeypatch):
+    # Typer reads the width once, when it is imported.
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", int(columns))
     env = {"COLUMNS": columns, "TERMINAL_WIDTH": columns}
     page = CliRunner().invoke(app, [*command.split(), "--help"], env=env).stdout
     assert "\u2026" not in page
