@@ -2,7 +2,8 @@
 
     python benchmarks/digits_methods.py TEACHER [SECONDS] [METHOD ...]
 
-Each recipe digits/METHOD gets as many steps as its measured speed allows in SECONDS of training.
+Each recipe digits/METHOD gets as many steps as its measured speed allows in SECONDS of training;
+a warm-up of the tangent takes a quarter of them, as in the recipes.
 Methods that learn from data alone start from the teacher's weights too, as the released code of
 most of them does. FD-pixel is measured as in the demo, 1,000 samples to the held-out digits.
 """
@@ -64,7 +65,10 @@ def main(teacher: Path, budget: float, methods: list[str]) -> None:
             out = Path(folder) / method
             steps = max(1, round(budget / seconds_a_step(method, teacher, out)))
             began = time.perf_counter()
-            fit(plan(method, teacher, out, f"train.steps={steps}"), Listeners())
+            keys = [f"train.steps={steps}"]
+            if hasattr(registry.load("losses", method), "tangent_warmup"):
+                keys.append(f"loss.tangent_warmup={steps // 4}")
+            fit(plan(method, teacher, out, *keys), Listeners())
             took = time.perf_counter() - began
             print(
                 f"| `{method}` | {steps} | {took:.0f} | {distances(out, (1, 2, 4))} |", flush=True
