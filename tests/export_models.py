@@ -17,13 +17,7 @@ from cmtool.settings import DenoiserSettings
 from cmtool.solvers.heun import Heun
 
 SMALL: dict[str, dict[str, Any]] = {
-    "tiny": {
-        "width": 16,
-        "multipliers": (1, 2),
-        "blocks": 1,
-        "attention": True,
-        "head_channels": 8,
-    },
+    "tiny": {"width": 16, "blocks": 1, "attention": True, "head_channels": 8},
     "ddpmpp": {"channels": 16, "channel_mult": (1, 2), "blocks": 1, "attention": (4,)},
     "ncsnpp": {"channels": 16, "channel_mult": (1, 2), "blocks": 1, "attention": (4,)},
     "adm": {
@@ -41,7 +35,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "head_channels": 16,
     },
 }
-"""A network that is not here is small already."""
+"""A network that is not here is small already, and fits 8x8 images."""
 OPENAI = DenoiserSettings("consistency", noise_scale=250.0)
 DDPM = DenoiserSettings(scalings="ddpm")
 

@@ -11,31 +11,13 @@ from typing import Any
 import golden_cases
 import pytest
 import torch
+from export_models import SMALL
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cmtool import registry
 from cmtool.networks.base import shapes_only
 
-SMALL: dict[str, dict[str, Any]] = {
-    "tiny": {"width": 16, "blocks": 1, "attention": True, "head_channels": 8},
-    "ddpmpp": {"channels": 16, "channel_mult": (1, 2), "blocks": 1, "attention": (4,)},
-    "ncsnpp": {"channels": 16, "channel_mult": (1, 2), "blocks": 1, "attention": (4,)},
-    "adm": {
-        "channels": 32,
-        "channel_mult": (1, 2),
-        "blocks": 1,
-        "attention": (4,),
-        "head_channels": 16,
-    },
-    "edm2": {
-        "channels": 16,
-        "channel_mult": (1, 2),
-        "blocks": 1,
-        "attention": (4,),
-        "head_channels": 16,
-    },
-}
 CLASSES = 5
 KEYS = Path(__file__).parent / "network_keys.json"
 
