@@ -7,6 +7,9 @@ import os
 import pickle
 import shutil
 import struct
+import subprocess
+import sys
+import time
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -35,6 +38,9 @@ ema = [0.99]
 device = "cpu"
 """
 SMALL_CD = SMALL[SMALL.index("[loss]") :].replace("dsm", "cd")
+COMMAND = [sys.executable, "-m", "cmtool"]
+PATIENCE = 300.0
+"""Seconds that a command may take to begin."""
 
 
 class Bomb:
@@ -54,6 +60,25 @@ def cmtool(*words: str) -> Result:
 def must(*words: str) -> None:
     done = cmtool(*words)
     assert done.exit_code == 0, done.stderr
+
+
+def environment() -> dict[str, str]:
+    """Of a command in a process of its own."""
+    return os.environ | {"CMTOOL_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def started(folder: Path, until: Callable[[], bool], *words: str) -> subprocess.Popen[str]:
+    """A command that runs, once `until` holds."""
+    process = subprocess.Popen(
+        [*COMMAND, *words], cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    give_up = time.monotonic() + PATIENCE
+    while not until():
+        if process.poll() is not None or time.monotonic() > give_up:
+            process.kill()
+            raise AssertionError(process.communicate()[1])
+        time.sleep(0.02)
+    return process
 
 
 def make_world(folder: Path) -> None:

@@ -6,25 +6,19 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_world import SMALL, SMALL_CD, cmtool
+from cli_world import COMMAND, SMALL, SMALL_CD, cmtool, environment, started
 from PIL import Image
 
 from cmtool import recipe
 
-CMTOOL = [sys.executable, "-m", "cmtool"]
-ENVIRONMENT = os.environ | {"CMTOOL_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [*CMTOOL, *words], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True
+        [*COMMAND, *words], cwd=folder, env=environment(), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return done
@@ -188,20 +182,6 @@ def test_steps_are_reached_exactly_and_then_there_is_nothing_to_do(
 
 
 # Killed, stopped, resumed.
-
-
-def started(folder: Path, until: Callable[[], bool], *words: str) -> subprocess.Popen[str]:
-    """A command that runs, once `until` holds."""
-    process = subprocess.Popen(
-        [*CMTOOL, *words], cwd=folder, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
-    )
-    give_up = time.monotonic() + 60
-    while not until():
-        if process.poll() is not None or time.monotonic() > give_up:
-            process.kill()
-            raise AssertionError(process.communicate()[1])
-        time.sleep(0.02)
-    return process
 
 
 def test_killed_in_the_middle_and_resumed(

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from cli_world import SMALL, SMALL_CD, cmtool, must
+from cli_world import cmtool, must, started
 from PIL import Image
 
 from cmtool import checkpoint, images
@@ -30,28 +30,15 @@ from cmtool.metrics.prdc import prdc
 from cmtool.metrics.references import write_statistics
 from cmtool.workflows import _features, _subjects, evaluate
 
-COMMAND = [sys.executable, "-m", "cmtool", "eval", "fd"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "--"]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with cm and dm, models of digits with classes."""
-    folder = tmp_path_factory.mktemp("models")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        Path("dm.toml").write_text(SMALL.replace("[data]\n", "[data]\nconditional = true\n"))
-        Path("cd.toml").write_text(SMALL_CD)
-        must("train", "dm.toml", "--out", "dm", "--max-steps", "60", "--lr", "0.01")
-        must("distill", "cd.toml", "--teacher", "dm", "--out", "runs/cm")
-    return folder
 
 
 @pytest.fixture
 def here(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of its own where the models are too."""
-    for name in ("dm", "runs"):
-        (tmp_path / name).symlink_to(models / name)
+    (tmp_path / "dm").symlink_to(models / "dm")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "cm").symlink_to(models / "cm")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CMTOOL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("CMTOOL_OFFLINE", "1")
@@ -427,16 +414,13 @@ def test_two_processes_make_the_report_of_one(here: Path):
 )
 def test_a_stopped_command_goes_on(here: Path, sent: signal.Signals):
     words = ["--model", "dm@12", "--n", "3000", "--bootstrap", "0", "--out", "o.json"]
-    process = subprocess.Popen([*COMMAND, *words], stderr=subprocess.PIPE, text=True)
-    give_up = time.monotonic() + 60
     features = here / "cache" / "features"
 
     def done() -> list[Path]:
         return list(features.glob("*/*.done"))
 
     # Two blocks are the reference's.
-    while len(done()) < 2 + 1 and time.monotonic() < give_up and process.poll() is None:
-        time.sleep(0.02)
+    process = started(here, lambda: len(done()) >= 2 + 1, "eval", "fd", *words)
     process.send_signal(sent)
     stderr = process.communicate()[1]
     assert not Path("o.json").exists()

@@ -6,42 +6,48 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_world import SMALL, SMALL_CD, cmtool, must
+from cli_world import cmtool, environment, must, started
 from PIL import Image
 
 import cmtool as package
 from cmtool import images
 from cmtool.errors import CmtoolError, RecipeError
+from cmtool.workflows import _sharded
 from cmtool.workflows._output import open_draft
 from cmtool.workflows._views import parse_variants
 
-COMMAND = [sys.executable, "-m", "cmtool", "sample"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "--"]
-ENVIRONMENT = os.environ | {"CMTOOL_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the conditional models dm (diffusion) and cm (consistency)."""
-    folder = tmp_path_factory.mktemp("models")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        Path("dm.toml").write_text(SMALL.replace("[data]\n", "[data]\nconditional = true\n"))
-        Path("cd.toml").write_text(SMALL_CD)
-        must("train", "dm.toml", "--out", "dm", "--max-steps", "60", "--lr", "0.01")
-        must("distill", "cd.toml", "--teacher", "dm", "--out", "cm")
-    return folder
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+class Drawn(list[range]):
+    """The images' numbers of each batch that was drawn; no more than `most` are."""
+
+    most = 1000
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
+    """What is drawn; a batch too many is stopped as by Ctrl-C."""
+    real, batches = _sharded.draw, Drawn()
+
+    def draw(model, plan, numbers, *rest: object, **more: object) -> object:
+        if len(batches) == batches.most:
+            raise KeyboardInterrupt
+        batches.append(numbers)
+        return real(model, plan, numbers, *rest, **more)
+
+    monkeypatch.setattr(_sharded, "draw", draw)
+    return batches
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -86,8 +92,8 @@ def test_shares_cover_every_image_once(here: Path):
 @pytest.mark.parametrize("out", ["o", pytest.param("o.npz", marks=pytest.mark.slow)])
 def test_two_processes_draw_the_images_of_one(models: Path, here: Path, out: str):
     words = [str(models / "cm"), "--n", "11", "--batch-size", "2", "--out"]
-    command = [*TORCHRUN, *COMMAND[2:], *words, out]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+    command = [*TORCHRUN, "cmtool", "sample", *words, out]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count(f"{out}\n") == 1, "two processes speak"
     must("sample", *words, f"alone-{out}")
@@ -121,7 +127,7 @@ main()
     more = ["--batch-size", "1", "--per-label", "4", "--out", "o.npz"]
     began = time.monotonic()
     done = subprocess.run(
-        [*command, *more], env=ENVIRONMENT, capture_output=True, text=True, timeout=120
+        [*command, *more], env=environment(), capture_output=True, text=True, timeout=120
     )
     assert done.returncode != 0
     assert time.monotonic() - began < 100
@@ -152,19 +158,6 @@ def test_a_process_that_cannot_meet_the_others(
 # Killed, stopped, resumed.
 
 
-def started(folder: Path, until: Callable[[], bool], *words: str) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [*COMMAND, *words], cwd=folder, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
-    )
-    give_up = time.monotonic() + 60
-    while not until():
-        if process.poll() is not None or time.monotonic() > give_up:
-            process.kill()
-            raise AssertionError(process.communicate()[1])
-        time.sleep(0.02)
-    return process
-
-
 @pytest.mark.parametrize(
     ("signum", "code", "out"),
     [
@@ -177,7 +170,7 @@ def test_nothing_drawn_is_lost(
     signum: signal.Signals, code: int, out: str, models: Path, here: Path
 ):
     n, part = 2000, here / f".{out}.part"
-    words = [str(models / "dm"), "--n", str(n), "--batch-size", "20", "--steps", "35"]
+    words = ["sample", str(models / "dm"), "--n", str(n), "--batch-size", "20", "--steps", "35"]
     process = started(
         here, lambda: len(list(part.glob("*.npz"))) >= 3, *words, "--out", out, "--seed", "5"
     )
@@ -205,22 +198,11 @@ def test_nothing_drawn_is_lost(
 
 
 @pytest.mark.parametrize("out", ["o", "o.png", "o.npz"])
-def test_resumed_is_what_it_would_have_been(
-    out: str, models: Path, here: Path, monkeypatch: pytest.MonkeyPatch
-):
-    import cmtool.workflows._sharded as workflow
-
+def test_resumed_is_what_it_would_have_been(out: str, models: Path, here: Path, drawn: Drawn):
     words = ["sample", str(models / "cm"), "--n", "10", "--batch-size", "3"]
     must(*words, "--out", f"straight-{out}")
-    real, drawn = workflow.draw, []
-
-    def draw(model, plan, numbers, *rest: object, **more: object) -> object:
-        if len(drawn) == 2:
-            raise KeyboardInterrupt
-        drawn.append(numbers)
-        return real(model, plan, numbers, *rest, **more)
-
-    monkeypatch.setattr(workflow, "draw", draw)
+    drawn.clear()
+    drawn.most = 2
     assert cmtool(*words, "--out", out).exit_code == 130
     part = Path(f".{out}.part")
     if out == "o":  # A torn file of the batch that was lost.
@@ -239,7 +221,7 @@ def test_resumed_is_what_it_would_have_been(
         assert f"error: '{out}' was begun with another request: {told}" in done.stderr
     done = cmtool(*words, "--out", out)
     assert f"error: '{out}' was begun already, in '{part}'\n" in done.stderr
-    monkeypatch.setattr(workflow, "draw", real)
+    drawn.most = 1000
     done = cmtool(*words, "--out", out, "--resume")
     assert done.exit_code == 0, done.stderr
     straight = Path(f"straight-{out}")
@@ -248,7 +230,7 @@ def test_resumed_is_what_it_would_have_been(
     else:
         assert Path(out).read_bytes() == straight.read_bytes()
     assert not part.exists()
-    assert sum(map(len, drawn)) == 6
+    assert [i for numbers in drawn for i in numbers] == list(range(10))
     done = cmtool(*words, "--out", out, "--resume")
     assert f"error: '{out}' is there already\n" in done.stderr
     done = cmtool(*words, "--out", f"other-{out}", "--resume")
@@ -256,52 +238,31 @@ def test_resumed_is_what_it_would_have_been(
 
 
 def test_a_draft_is_found_without_its_name_and_begun_anew_by_overwrite(
-    models: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+    models: Path, here: Path, drawn: Drawn
 ):
-    import cmtool.workflows._sharded as workflow
-
     words = ["sample", str(models / "cm"), "--n", "4", "--batch-size", "2"]
-    real, left = workflow.draw, [1]
-
-    def draw(*values: object, **more: object) -> object:
-        if left.pop() == 0:
-            raise KeyboardInterrupt
-        left.append(0)
-        return real(*values, **more)
-
-    monkeypatch.setattr(workflow, "draw", draw)
+    drawn.most = 1
     assert cmtool(*words).exit_code == 130
-    monkeypatch.setattr(workflow, "draw", real)
+    drawn.most = 1000
     assert cmtool(*words).stdout.startswith("samples/cm-nfe1-2\n")
     assert cmtool(*words, "--resume").stdout.startswith("samples/cm-nfe1\n")
     assert "nothing to resume" in cmtool(*words, "--resume").stderr
-    left[:] = [1]
-    monkeypatch.setattr(workflow, "draw", draw)
+    drawn.clear()
+    drawn.most = 1
     assert cmtool(*words, "--out", "o").exit_code == 130
-    monkeypatch.setattr(workflow, "draw", real)
+    drawn.most = 1000
     must(*words, "--out", "o", "--overwrite", "--seed", "1")
     assert sorted(p.name for p in Path("o").glob("0*.png")) == [f"0000{i}.png" for i in range(4)]
     assert not list(here.glob(".*.part"))
 
 
 @pytest.mark.parametrize("out", ["o", "o.png", "o.npz"])
-def test_a_damaged_batch_is_drawn_again(
-    out: str, models: Path, here: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_damaged_batch_is_drawn_again(out: str, models: Path, here: Path, drawn: Drawn):
     """A machine that loses its power may leave files that are empty or cut."""
-    import cmtool.workflows._sharded as workflow
-
     words = ["sample", str(models / "cm"), "--n", "10", "--batch-size", "2"]
     must(*words, "--out", f"straight-{out}")
-    real, drawn = workflow.draw, []
-
-    def draw(model, plan, numbers, *rest: object, **more: object) -> object:
-        if len(drawn) == 4:
-            raise KeyboardInterrupt
-        drawn.append(numbers)
-        return real(model, plan, numbers, *rest, **more)
-
-    monkeypatch.setattr(workflow, "draw", draw)
+    drawn.clear()
+    drawn.most = 4
     assert cmtool(*words, "--out", out).exit_code == 130
     part = Path(f".{out}.part")
     whole = (part / "00000000-00000002.npz").read_bytes()
@@ -310,7 +271,7 @@ def test_a_damaged_batch_is_drawn_again(
         (part / f"{name}.npz").write_bytes(data)
     if out == "o":
         (part / "images" / "00005.png").write_bytes(b"")
-    drawn[:] = []
+    drawn.clear()
     must(*words, "--out", out, "--resume")
     assert [*map(list, drawn)][:2] == [[0, 1], [2, 3]]
     assert len(drawn) == (4 if out == "o" else 3)
