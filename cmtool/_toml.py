@@ -8,6 +8,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from cmtool.errors import RecipeError, did_you_mean
 
+COMPARE = "mend it; cmtool train digits/dsm --dry-run prints a whole recipe to compare with"
+DROP = "the same command without that --set, and with --dry-run, prints every key"
+"""What to do about a mistake in a file, and about one on the command line."""
+
 _ESCAPES = {chr(code): f"\\u{code:04X}" for code in (*range(32), 127)} | {
     '"': '\\"',
     "\\": "\\\\",
@@ -50,7 +54,8 @@ class Problems:
             count = len(self._found)
             heading = f"{count} problem{'s' * (count > 1)} in the recipe"
             found = sorted(self._found, key=lambda item: item[:2])
-            raise RecipeError("\n  ".join([heading, *(text for _, _, text in found)]))
+            hint = DROP if all(typed for typed, _, _ in found) else COMPARE
+            raise RecipeError("\n  ".join([heading, *(text for _, _, text in found)]), hint)
 
 
 def line_numbers(text: str) -> dict[str, int]:

@@ -210,7 +210,8 @@ def restore(recipe: Recipe, meta: Meta, weights: Mapping[str, Tensor], where: st
         names = ", ".join([*missing, *unexpected, *shapes][:8])
         raise CheckpointError(
             f"{len(missing)} missing, {len(unexpected)} unexpected and {len(shapes)} misshapen "
-            f"weights in {where}: {names}"
+            f"weights in {where}: {names}",
+            "fetch or export it again",
         )
     if odd := sorted(k for k, v in weights.items() if not v.is_floating_point()):
         raise CheckpointError(f"weights in {where} that are no floating point: {odd[0]}")
@@ -378,7 +379,8 @@ def parse_config(config: str, where: str) -> tuple[Meta, Recipe]:
         if not isinstance(text, str):
             raise TypeError("its recipe is no text")
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"the configuration in {where} is damaged: {error}") from None
+        problem = f"the configuration in {where} is damaged: {error}"
+        raise CheckpointError(problem, "fetch or export it again") from None
     return Meta.parse(json.dumps(fields), where), recipes.parse(text, where)
 
 

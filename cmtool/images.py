@@ -36,6 +36,8 @@ EXTENSIONS = (
 # contents.
 _FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM")
 _MAX_PIXELS = 89_478_485
+AGAIN = "copy or save it again"
+"""What to do about a broken file."""
 _GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _EXIF_ORIENTATION = 0x0112
 
@@ -92,7 +94,7 @@ def read(source: Path | bytes, name: str) -> Pixels:
         # A damaged file makes each of Pillow's readers trip over something else: OSError,
         # SyntaxError, struct.error ...
         except Exception as problem:
-            raise DataError(f"broken image '{name}': {reason(problem)}") from problem
+            raise DataError(f"broken image '{name}': {reason(problem)}", AGAIN) from problem
 
 
 def open_image(source: Path | bytes, name: str) -> Image.Image:
@@ -102,25 +104,28 @@ def open_image(source: Path | bytes, name: str) -> Image.Image:
         DataError: See `read`.
     """
     try:
-        if isinstance(source, bytes) and not source:
-            raise DataError(f"empty image file '{name}'")
-        if isinstance(source, Path) and source.stat().st_size == 0:
-            raise DataError(f"empty image file '{name}'")
+        if not (source if isinstance(source, bytes) else source.stat().st_size):
+            raise DataError(f"empty image file '{name}'", AGAIN)
         image = Image.open(
             BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS
         )
     except DataError:
         raise
     except FileNotFoundError:
-        raise DataError(f"no image file '{name}'") from None
+        raise DataError(f"no image file '{name}'", "give the path of a picture") from None
     except UnidentifiedImageError:
-        raise DataError(f"'{name}' is not an image that can be read") from None
+        raise DataError(
+            f"'{name}' is not an image that can be read",
+            "give a PNG, JPEG, GIF, WebP, BMP, TIFF or PNM file",
+        ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise DataError(f"image '{name}' has more than {_MAX_PIXELS:,} pixels") from None
+        raise DataError(
+            f"image '{name}' has more than {_MAX_PIXELS:,} pixels", "make it smaller"
+        ) from None
     except Exception as problem:
         raise DataError(f"cannot read image '{name}': {reason(problem)}") from problem
     if image.width * image.height > _MAX_PIXELS:
-        raise DataError(f"image '{name}' has more than {_MAX_PIXELS:,} pixels")
+        raise DataError(f"image '{name}' has more than {_MAX_PIXELS:,} pixels", "make it smaller")
     return image
 
 

@@ -97,7 +97,8 @@ def read_picture(path: Path) -> Picture:
             return from_pil(image)
         # A damaged file makes each of Pillow's readers trip over something else.
         except Exception as problem:
-            raise DataError(f"broken image '{path}': {images.reason(problem)}") from problem
+            message = f"broken image '{path}': {images.reason(problem)}"
+            raise DataError(message, images.AGAIN) from problem
 
 
 def from_pil(image: Image.Image) -> Picture:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 from cmtool import registry
 from cmtool._toml import (
+    COMPARE,
     Mismatch,
     Problems,
     checked,
@@ -136,7 +137,7 @@ def parse(text: str, where: str, overrides: Sequence[Override] = ()) -> Recipe:
         at = re.search(r" \(at line (\d+), column \d+\)$", str(error))
         line = int(at[1]) if at else max(1, len(text.splitlines()))
         problem = str(error)[: at.start()] if at else str(error)
-        raise RecipeError(f"{where}:{line}: not TOML: {problem}") from None
+        raise RecipeError(f"{where}:{line}: not TOML: {problem}", COMPARE) from None
     typed = [_split(override) for override in overrides]
     problems = Problems(where, line_numbers(text), [key for key, _ in typed])
     for key, value in typed:
@@ -194,10 +195,14 @@ def _read(source: str | Path) -> tuple[str, str]:
             hint="cmtool --list recipes, or give the path of a .toml file",
         ) from None
     except UnicodeDecodeError:
-        raise RecipeError(f"recipe '{where}' is not a text file in UTF-8") from None
+        raise RecipeError(
+            f"recipe '{where}' is not a text file in UTF-8", "give a recipe: cmtool --list recipes"
+        ) from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise RecipeError(f"cannot read recipe '{where}': {reason}") from None
+        raise RecipeError(
+            f"cannot read recipe '{where}': {reason}", "give a recipe: cmtool --list recipes"
+        ) from None
 
 
 def _split(override: Override) -> tuple[str, object]:

@@ -61,7 +61,7 @@ def sample(
         *(out, overwrite, batch_size, resume, compare, engine),
     )
     if compare is not None and trajectory:
-        raise RecipeError("--compare and --trajectory exclude each other")
+        raise RecipeError("--compare and --trajectory exclude each other", "drop one of them")
     way = path_to_file if trajectory else sample_to_files if compare is None else compare_to_file
     with counting_bar("images") as progress:
         report = way(

@@ -154,8 +154,9 @@ def _broken_file() -> Iterator[None]:
     try:
         yield
     except DataError as problem:
-        hint = "mend it, or leave such files out: --set data.skip_broken=true"
-        raise DataError(problem.message, problem.hint or hint) from problem
+        cure = problem.hint or "mend it"
+        hint = f"{cure}, or leave such files out: --set data.skip_broken=true"
+        raise DataError(problem.message, hint) from problem
 
 
 def _decoder(

@@ -35,7 +35,9 @@ def roots(data_dir: Path | None) -> list[Path]:
         DataError: `data_dir` is given and is no folder.
     """
     if data_dir is not None and not data_dir.expanduser().is_dir():
-        raise DataError(f"--data-dir '{data_dir}' is not a folder")
+        raise DataError(
+            f"--data-dir '{data_dir}' is not a folder", "the folder that holds the data sets"
+        )
     chosen = [data_dir, os.environ.get("CMTOOL_DATA") or None, cache_dir()]
     return [Path(folder).expanduser() for folder in chosen if folder is not None]
 

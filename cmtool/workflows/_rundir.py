@@ -28,7 +28,7 @@ def check(out: Path, *, resume: bool, overwrite: bool) -> None:
         CmtoolError: It is taken, or has nothing to resume.
     """
     if resume and overwrite:
-        raise RecipeError("--resume and --overwrite exclude each other")
+        raise RecipeError("--resume and --overwrite exclude each other", "drop one of them")
     if resume and checkpoint.latest(out) is None:
         raise CheckpointError(f"nothing to resume in '{out}'", "drop --resume to start the run")
     if out.is_file():

@@ -362,8 +362,8 @@ def test_nothing_but_broken_files(packed) -> None:
             "image '{where}/a.png' is 30000x1, too thin for a crop of 64x64",
             "choose another crop",
         ),
-        ({"a.png": b""}, {}, "empty image file '{where}/a.png'", "mend it"),
-        ({"a.png": b"text"}, {}, "'{where}/a.png' is not an image that can be read", "mend it"),
+        ({"a.png": b""}, {}, "empty image file '{where}/a.png'", "copy or save it again"),
+        ({"a.png": b"text"}, {}, "'{where}/a.png' is not an image that can be read", "give a PNG"),
     ],
 )
 def test_bad_contents(

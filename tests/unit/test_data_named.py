@@ -554,7 +554,7 @@ def test_half_of_cifar10_is_never_trained_on(tmp_path: Path) -> None:
             "an image of 'digits' is 8x8, not 16x16",
             "ch",
         ),
-        ("mnist", {"data_dir": Path("gone")}, "--data-dir 'gone' is not a folder", None),
+        ("mnist", {"data_dir": Path("gone")}, "--data-dir 'gone' is not a folder", "the folder"),
     ],
 )
 def test_bad_requests(
