@@ -1,8 +1,7 @@
 """One editor at work on one batch of pictures, whatever their size."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import EllipsisType
 
 import torch
 from torch import Tensor
@@ -32,8 +31,6 @@ from cmtool.workflows._edit_sizes import (
 Progress = Callable[[int, int], None]
 Watch = Callable[[float, Tensor], None]
 Pictures = Mapping[str, Tensor]
-Window = tuple[EllipsisType, slice, slice]
-"""Rows and columns of pictures."""
 
 
 @dataclass(frozen=True)
@@ -225,10 +222,11 @@ class _Run:
     def resized(self, image: Tensor, pictures: Pictures, *, simulate: bool) -> Outcome:
         """A copy that fits into the model's image; what changed is brought back."""
         mask = pictures.get("mask")
-        if mask is not None and bool((mask >= 0.5).any()) and not self.job.native:
-            window = (..., *around((mask >= 0.5).to(image), self.job.size))
-            if image[window].shape != image.shape:
-                return self.windowed(image, pictures, window, simulate=simulate)
+        if mask is not None and not self.job.native:
+            holes = (mask >= 0.5).to(image)
+            windows = [around(hole[None], self.job.size) for hole in holes]
+            if any(image[..., rows, columns].shape != image.shape for rows, columns in windows):
+                return self.windowed(image, pictures, windows, simulate=simulate)
         full = self.editor.degrade(image, self.rng, **pictures) if simulate else image
         size = fitted(size_of(image), self.job.size)
         hole = pictures.get("mask")
@@ -262,14 +260,25 @@ class _Run:
         return replace(outcome, truth=image if simulate else None)
 
     def windowed(
-        self, image: Tensor, pictures: Pictures, window: Window, *, simulate: bool
+        self,
+        image: Tensor,
+        pictures: Pictures,
+        windows: Sequence[tuple[slice, slice]],
+        *,
+        simulate: bool,
     ) -> Outcome:
-        """The hole and what is about it as a picture of its own, which is made less small."""
-        part = {name: picture[window] for name, picture in pictures.items()}
-        found = self.resized(image[window], part, simulate=simulate).result
-        edit = self.editor.prepare(image, self.rng, **pictures)
+        """The hole and what is about it as a picture of its own, which is made less small; pictures
+        with other windows each by itself, as if it were alone."""
+        alike = all(window == windows[0] for window in windows)
+        some = [slice(None)] if alike else [slice(i, i + 1) for i in range(len(image))]
         changed = image.clone()
-        changed[window] = found
+        for which, window in zip(some, windows, strict=False):
+            rng = SeedRng(self.rng.seed, self.rng.images[which], self.rng.device)
+            place = (which, slice(None), *window)
+            part = {name: picture[place] for name, picture in pictures.items()}
+            run = _Run(self.job, rng, self.watch, self.progress)
+            changed[place] = run.resized(image[place], part, simulate=simulate).result
+        edit = self.editor.prepare(image, self.rng, **pictures)
         outcome = _outcome(edit, changed, edit.settle(changed))
         return replace(outcome, truth=image if simulate else None)
 

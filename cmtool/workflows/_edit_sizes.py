@@ -40,10 +40,11 @@ def enlarge(x: Tensor, size: Size) -> Tensor:
 
 def around(hole: Tensor, least: Size) -> tuple[slice, slice]:
     """The rows and columns of a window about a hole: a square twice as large as the hole, so that
-    as much is known as is not, and at least of the size `least`; all of a smaller picture.
+    as much is known as is not, and at least of the size `least`; all of a smaller picture, and of
+    one without a hole.
 
     Args:
-        hole: (B or 1, 1, H, W), 1 in the hole and 0 outside, not empty.
+        hole: (1, 1, H, W), 1 in the hole and 0 outside.
         least: The model's size.
 
     Example:
@@ -52,6 +53,8 @@ def around(hole: Tensor, least: Size) -> tuple[slice, slice]:
         >>> around(hole, (32, 32))
         (slice(0, 40, None), slice(40, 80, None))
     """
+    if not hole.any():
+        return slice(0, hole.shape[2]), slice(0, hole.shape[3])
     found = [torch.nonzero(hole.amax(axes)).flatten() for axes in ((0, 1, 3), (0, 1, 2))]
     ends = [(int(f[0]), int(f[-1]) + 1) for f in found]
     side = max(2 * max(last - first for first, last in ends), *least)

@@ -136,13 +136,28 @@ def test_a_window_about_a_hole_lies_in_the_picture_and_holds_the_hole():
         ((5, 35), (4, 9)),
         ((9, 10), (0, 30)),
     ):
-        hole = torch.zeros(2, 1, 40, 30)
-        hole[1, :, slice(*rows), slice(*columns)] = 1
+        hole = torch.zeros(1, 1, 40, 30)
+        hole[..., slice(*rows), slice(*columns)] = 1
         window = around(hole, (8, 8))
         side = max(2 * (rows[1] - rows[0]), 2 * (columns[1] - columns[0]), 8)
         assert [w.stop - w.start for w in window] == [min(side, 40), min(side, 30)]
         assert hole[(..., *window)].sum() == hole.sum()
         assert all(w.start >= 0 and w.stop <= n for w, n in zip(window, (40, 30), strict=True))
+
+
+def test_pictures_with_holes_at_other_places_come_out_as_each_would_alone():
+    model = cmtool.load("shipped/digits", device="cpu")
+    large = torch.rand(3, 1, 40, 30, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    mask = torch.zeros(3, 1, 40, 30)
+    mask[0, :, 20:24, 10:13] = 1
+    mask[1, :, 2:14, 18:28] = 1
+    whole = cmtool.edit(model, "inpaint", large, mask=mask, steps=2, label=3)
+    for i in (0, 1):
+        some = slice(i, i + 1)
+        alone = cmtool.edit(model, "inpaint", large[some], mask=mask[some], steps=2, label=3)
+        assert torch.equal(whole[some], alone)
+        assert not torch.equal(alone, large[some])
+    assert torch.equal(whole[2], large[2])
 
 
 def test_a_small_hole_in_a_large_picture_is_edited_at_full_resolution():
