@@ -1,10 +1,11 @@
 """`cmtool distill`: a consistency model from a diffusion model."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from cmtool import registry, shipped
+from cmtool import registry
 from cmtool.data.base import ImageSet
 from cmtool.errors import CheckpointError, RecipeError, Say
 from cmtool.networks.base import Network
@@ -12,7 +13,7 @@ from cmtool.recipe import Recipe
 from cmtool.schedules.karras import Karras
 from cmtool.workflows._preflight import check_scalings
 from cmtool.workflows.fit import Job, Listeners, Prepared, fit, load_data, load_recipe, prepare
-from cmtool.workflows.load import Model, open_model
+from cmtool.workflows.load import Model, knows_crop, open_model
 
 __all__ = ["Job", "Listeners", "fit", "plan"]
 
@@ -42,15 +43,13 @@ def plan(
         name = registry.name_of("losses", type(recipe.loss))
         raise RecipeError(f"loss '{name}' learns from data alone", f"cmtool train --method {name}")
     model, data = None, None
-    named = shipped.is_name(teacher.as_posix())
-    if named or teacher.is_dir() or teacher.suffix == ".safetensors":
-        # Our own models know how their images were cut; the student's are cut likewise.
+    if knows_crop(teacher):
         model = open_model(teacher, facts=facts, say=say)
         recipe = _same_crop(recipe, model)
     data = load_data(recipe, job, say)
     if model is None:
         model = open_model(teacher, facts=facts, image_size=data.image_shape[1], say=say)
-    _refuse_overrides(job)
+    _refuse_overrides(job, recipe, model)
     if model.denoiser.guidable is None and "teacher.guidance" not in job.overridden:
         recipe = _unguided(recipe, say)
     asked = recipe.data.conditional and "data.conditional" in job.overridden
@@ -67,6 +66,7 @@ def plan(
 
 
 def _same_crop(recipe: Recipe, model: Model) -> Recipe:
+    """The student's images are cut as the teacher's were."""
     ours, theirs = recipe.data, model.recipe.data
     if ours.image_size is not None or theirs.image_size is None:
         return recipe
@@ -84,11 +84,17 @@ def _unguided(recipe: Recipe, say: Say) -> Recipe:
     return replace(recipe, teacher=replace(recipe.teacher, guidance=1.0))
 
 
-def _refuse_overrides(job: Job) -> None:
+def _refuse_overrides(job: Job, recipe: Recipe, model: Model) -> None:
     """What a student has from its teacher cannot be set."""
     for key in job.overridden:
         if key.startswith("denoiser."):
             raise RecipeError(f"--set {key}: a student has its teacher's [denoiser]", "drop it")
+    plain = "data.conditional" in job.overridden and not recipe.data.conditional
+    if plain and model.denoiser.classes:
+        raise RecipeError(
+            "--set data.conditional: a student has its teacher's classes",
+            "drop it, or a teacher without classes: cmtool train --set data.conditional=false ...",
+        )
 
 
 def _check_teacher(model: Model, recipe: Recipe, data: ImageSet, *, labelled: bool) -> None:
@@ -107,10 +113,15 @@ def _check_teacher(model: Model, recipe: Recipe, data: ImageSet, *, labelled: bo
             f"{size}another teacher",
         )
     if labelled and teacher.num_classes != data.num_classes:
-        drop = "" if teacher.classes else "--set data.conditional=false, or "
+        hint = "another teacher"
+        if not teacher.classes:
+            hint = f"--set data.conditional=false, or {hint}"
+        elif not data.classes:
+            without = f"cmtool train --data {shlex.quote(str(recipe.data.name))}"
+            hint = f"a sub-folder of images for each class, or a teacher without: {without}"
         raise CheckpointError(
             f"the teacher has {teacher.num_classes} classes, '{data.name}' has {data.num_classes}",
-            f"{drop}another teacher",
+            hint,
         )
     if recipe.teacher.guidance != 1.0 and not labelled:
         raise RecipeError(

@@ -164,6 +164,19 @@ def open_model(
     )
 
 
+def knows_crop(path: Path) -> bool:
+    """Whether a model tells how its images were cut: a run, or a single file of this tool.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    if path.suffix == ".pt" and path.is_file() and _is_torch_zip(path):
+        content = torch_file.open_file(path).content
+        return isinstance(content, dict) and checkpoint.HEADER in content
+    named = shipped.is_name(path.as_posix())
+    return named or path.is_dir() or path.suffix == ".safetensors"
+
+
 def _from_published(found: Published, path: Path) -> Model:
     recipe = Recipe(
         network=found.network,

@@ -1,12 +1,14 @@
 """A recipe on data that it was not written for."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from cmtool import images
+from cmtool import checkpoint, images
+from cmtool.checkpoint import Checkpoint
 from cmtool.errors import CheckpointError, DeviceError, RecipeError
 from cmtool.foreign import openai
 from cmtool.networks.adm import Adm
@@ -66,9 +68,14 @@ def test_a_student_sees_its_teachers_crops(tmp_path):
     job = Job(None, str(tmp_path / "wide"), overrides=chosen, out=tmp_path / "teacher")
     fit(plan(job, None, {}, Listeners()), Listeners())
     job = Job(None, str(tmp_path / "wide"), overrides=small[1:], out=tmp_path / "student")
-    ready = distill.plan(job, tmp_path / "teacher", {}, Listeners())
-    assert ready.data.image_shape == (3, 16, 16)
-    assert ready.recipe.data.crop == "center"
+    one = Checkpoint.open(tmp_path / "teacher")
+    checkpoint.write_file(
+        tmp_path / "one.pt", one.meta, one.recipe, one.denoiser("ema").network.state_dict()
+    )
+    for teacher in ("teacher", "one.pt"):
+        ready = distill.plan(job, tmp_path / teacher, {}, Listeners())
+        assert ready.data.image_shape == (3, 16, 16)
+        assert ready.recipe.data.crop == "center"
     with pytest.raises(RecipeError, match="a student has its teacher's"):
         distill.plan(
             replace(job, overrides=("denoiser.sigma_data=1.0",)),
@@ -76,6 +83,23 @@ def test_a_student_sees_its_teachers_crops(tmp_path):
             {},
             Listeners(),
         )
+
+
+def test_a_teacher_of_classes_wants_images_of_classes(tmp_path):
+    """Its student would draw classes that it was never shown."""
+    for i in range(4):
+        images.save_png(tmp_path / "my digits" / f"{i}.png", np.full((8, 8, 1), i, np.uint8))
+    teacher = Path("shipped/digits-teacher")
+    job = Job("digits/cd", str(tmp_path / "my digits"), out=tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"the teacher has 10 classes, .* has 0") as no:
+        distill.plan(job, teacher, {}, Listeners())
+    assert no.value.hint == (
+        "a sub-folder of images for each class, or a teacher without: "
+        f"cmtool train --data '{tmp_path}/my digits'"
+    )
+    job = Job("digits/cd", overrides=("data.conditional=false",), out=tmp_path / "run")
+    with pytest.raises(RecipeError, match="a student has its teacher's classes"):
+        distill.plan(job, teacher, {}, Listeners())
 
 
 def test_a_teacher_that_cannot_guide_is_not_guided_unless_asked(photos, tmp_path):
