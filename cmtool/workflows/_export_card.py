@@ -1,7 +1,6 @@
 """The model card beside an export: what the model is, what it was made of, how to use the file."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from cmtool.errors import CmtoolError
 from cmtool.foreign.openai import PRESETS
 from cmtool.formats.base import Format, Source
 from cmtool.workflows._export_check import Row
+from cmtool.workflows._portable import portable
 from cmtool.workflows._sharded import fingerprint
 
 LICENCES = {
@@ -75,15 +75,6 @@ The licence of the model follows from these. Recorded of its origin:
 {recipe}
 ```
 """
-
-
-def portable(value: Any) -> Any:
-    """Facts without the folders of this machine: of a whole path the last two parts remain."""
-    if isinstance(value, Mapping):
-        return {key: portable(part) for key, part in value.items()}
-    if isinstance(value, str) and os.path.isabs(value):
-        return "/".join(Path(value).parts[-2:])
-    return value
 
 
 def parents(origin: Mapping[str, Any], whose: str = "") -> dict[str, str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cmtool.workflows._portable import portable
 from cmtool.workflows._report import cell
 
 MOST = 40
@@ -75,9 +76,9 @@ def _table(content: Mapping[str, Any], file: Path, run: Path, old: bool) -> Meas
     for row in content["rows"]:
         figures = [cell(row["figures"][n]) if n in row["figures"] else "" for n in names]
         facts = [_plain(row, key) for key in ("nfe", "seed", "n")]
-        rows.append([str(row["name"]), *facts, *figures])
+        rows.append([str(portable(row["name"])), *facts, *figures])
     reference, features = content.get("reference") or {}, content.get("features") or {}
-    against = f", against {reference['name']}" if "name" in reference else ""
+    against = f", against {portable(reference['name'])}" if "name" in reference else ""
     seen = f", features {features['features']}" if "features" in features else ""
     title = f"{file.name}: {content['command']}{against}{seen}"
     told = [str(note) for note in content.get("notes", [])]

@@ -14,6 +14,7 @@ from cmtool._toml import write_value
 from cmtool.workflows._curves import Curve, figure
 from cmtool.workflows._html import pairs, picture, table, text
 from cmtool.workflows._overview import ago, method_line
+from cmtool.workflows._portable import portable
 from cmtool.workflows._run_evals import Measured
 from cmtool.workflows._run_facts import Log, RunFacts, Saved
 
@@ -49,7 +50,7 @@ def summary(run: RunFacts) -> str:
 
 def problems(run: RunFacts, log: Log) -> str:
     """What is damaged, or nothing."""
-    found = list(run.problems)
+    found = [_below(run.path, line) for line in run.problems]
     if log.damaged:
         found.append(f"log.jsonl has {log.damaged:,} line(s) that are damaged and left out")
     if log.endless:
@@ -146,7 +147,7 @@ def figures(found: Sequence[Measured], broken: int, run: Path) -> str:
         notes = "".join(f'<p class="soft">note: {text(note)}</p>' for note in one.notes)
         parts.append(f'<div class="card">{table(one.head, one.rows, one.title)}{notes}</div>')
     if not found:
-        command = text(f"cmtool eval fd --model {shlex.quote(str(run))}")
+        command = text(f"cmtool eval fd --model {shlex.quote(portable(str(run)))}")
         none = "No report in evals/ tells of this run; one is made by"
         parts.append(f"<p>{none} <code>{command}</code>.</p>")
     if broken:
@@ -212,13 +213,22 @@ def provenance(run: RunFacts, saved: Sequence[Saved], versions: Mapping[str, str
             f"{one.meta.images:,}" if one.meta else "",
             ", ".join(one.meta.weights) if one.meta else "",
             f"{one.size / 1e6:,.1f} MB",
-            one.problem or ("whole, can be resumed" if one.resumable else "whole, weights only"),
+            _below(run.path, one.problem or _use(one)),
         ]
         for one in saved
     ]
     head = ["checkpoint", "images seen", "weights", "size", "state"]
     kept = table(head, rows, "Checkpoints that are kept") if rows else "<p>No checkpoint yet.</p>"
     return f'<div class="card">{kept}{pairs(facts)}</div>'
+
+
+def _use(saved: Saved) -> str:
+    return "whole, can be resumed" if saved.resumable else "whole, weights only"
+
+
+def _below(run: Path, message: str) -> str:
+    """A message that tells a run's path without the folders of this machine."""
+    return message.replace(f"{run.parent.parent}{os.sep}", "") if run.is_absolute() else message
 
 
 def _flat(facts: Mapping[str, Any], above: str = "") -> dict[str, object]:
@@ -229,12 +239,5 @@ def _flat(facts: Mapping[str, Any], above: str = "") -> dict[str, object]:
         if isinstance(value, Mapping):
             found |= _flat(value, f"{name}.")
         else:
-            found[name] = short(value)
+            found[name] = portable(value)
     return found
-
-
-def short(value: object) -> object:
-    """A page may be sent to others: of a whole path only the last two parts."""
-    if isinstance(value, str) and os.path.isabs(value):
-        return "/".join(Path(value).parts[-2:])
-    return value

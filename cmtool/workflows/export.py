@@ -16,13 +16,13 @@ from cmtool.denoiser import Denoiser
 from cmtool.errors import CheckpointError, ExportError, RecipeError, Say, did_you_mean, silent
 from cmtool.foreign import diffusers
 from cmtool.formats.base import DTYPES, Format, Source
-from cmtool.recipe import Recipe
 from cmtool.workflows._default import default_model
 from cmtool.workflows._draw import parse_times, plan_for
-from cmtool.workflows._export_card import card, measured, parents, portable
+from cmtool.workflows._export_card import card, measured, parents
 from cmtool.workflows._export_check import Row, as_json, compare, rounded, rounding, table
 from cmtool.workflows._export_place import check_place, companions, draft, keep, place
 from cmtool.workflows._export_push import check_push, push
+from cmtool.workflows._portable import portable, without_folders
 from cmtool.workflows.load import Model, open_model
 
 
@@ -93,7 +93,7 @@ def export(request: Request, say: Say = silent) -> Report:
     model = replace(
         model,
         meta=_described(model, path, request.weights),
-        recipe=_without_folders(model.recipe),
+        recipe=without_folders(model.recipe),
     )
     which = ", ".join(model.meta.weights) or "of the file"
     say(f"{model.denoiser.kind} model {model.source}, weights {which}")
@@ -224,11 +224,6 @@ def _described(model: Model, path: Path, weights: str) -> Any:
         if "exported" in origin:
             exported["of"] = origin["exported"]
     return replace(model.meta, origin=origin | {"exported": exported}, weights=kept, sha256={})
-
-
-def _without_folders(recipe: Recipe) -> Recipe:
-    """A recipe whose data, if it is told by a whole path, keeps the last two parts."""
-    return replace(recipe, data=replace(recipe.data, name=portable(recipe.data.name)))
 
 
 def _sha256(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import platform
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from cmtool.files import whole, why
 from cmtool.workflows import _run_page as parts
 from cmtool.workflows._curves import curves_of, drawn
 from cmtool.workflows._html import data, page, text
+from cmtool.workflows._portable import portable, without_folders
 from cmtool.workflows._run_evals import measured
 from cmtool.workflows._run_facts import RECIPE, checkpoints, facts_of, is_run, read_log
 from cmtool.workflows._rundir import LOG
@@ -55,7 +57,8 @@ def report(what: str | None, out: Path, *, overwrite: bool = False) -> Path:
 def sections(run: Path) -> dict[str, str]:
     """The template's parts for a run."""
     facts, log, saved = facts_of(run), read_log(run / LOG), checkpoints(run)
-    recipe = facts.recipe
+    recipe = without_folders(facts.recipe) if facts.recipe else None
+    facts = replace(facts, recipe=recipe)
     last = max(facts.step, recipe.train.steps if recipe and facts.state == "finished" else 0)
     curves, constant = curves_of(log, recipe.train.batch_size if recipe else None, last)
     left_out = max(0, len(curves) - MOST_CURVES)
@@ -68,7 +71,7 @@ def sections(run: Path) -> dict[str, str]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-    name = str(parts.short(str(run)))
+    name = portable(str(run))
     return {
         "title": text(f"{name}: report of a run"),
         "name": text(name),
