@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from cmtool import recipe as recipes
 from cmtool import shipped
 from cmtool.data.places import offline
 from cmtool.errors import CheckpointError
@@ -20,13 +21,14 @@ def is_name(text: str) -> bool:
     Example:
         >>> is_name("openai/diffusers-cd_imagenet64_l2"), is_name("weights/ct_cat256.pt")
         (True, False)
-        >>> is_name("shipped/digits")
-        False
+        >>> is_name("shipped/digits"), is_name("cifar10-cpu/dsm")
+        (False, False)
     """
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text) is None:
         return False
-    # A run that is not there is no model of somebody called "runs"; nor is what comes with cmtool.
-    if text.startswith(("runs/", shipped.PREFIX)):
+    # A run that is not there is no model of somebody called "runs"; nor is what comes with cmtool,
+    # be it a model or a recipe, by whose name a model that comes with it tells its teacher.
+    if text.startswith(("runs/", shipped.PREFIX)) or text in recipes.names():
         return False
     if Path(text).suffix in (".pt", ".pkl", ".safetensors", ".bin"):
         return False
