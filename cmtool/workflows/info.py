@@ -13,6 +13,8 @@ from cmtool.denoiser import Kind
 from cmtool.errors import DataError, did_you_mean
 from cmtool.foreign import diffusers, hub
 from cmtool.workflows._overview import overview as overview
+from cmtool.workflows._overview import run_line
+from cmtool.workflows._run_facts import facts_of, is_run
 from cmtool.workflows.load import open_model
 
 
@@ -28,8 +30,11 @@ def describe(what: str, facts: Mapping[str, Any], data_dir: Path | None = None) 
         CmtoolError: It is neither, or damaged.
     """
     path = Path(what)
-    is_run = path.is_dir() and (checkpoint.latest(path) or (path / "meta.json").is_file())
-    is_model = is_run or (path.is_dir() and diffusers.is_diffusers(path))
+    saved = path.is_dir() and (checkpoint.latest(path) or (path / "meta.json").is_file())
+    if is_run(path) and not saved:
+        report = f"cmtool info {shlex.quote(what)} --html report.html"
+        return {"run": run_line(facts_of(path)), "checkpoint": "none yet", "its curves": report}
+    is_model = saved or (path.is_dir() and diffusers.is_diffusers(path))
     is_data = what in data_names.names() or (path.is_dir() and not is_model)
     if is_data or path.suffix == ".zip":
         return _data(what, data_dir)

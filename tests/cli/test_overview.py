@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CMTOOL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch {1}"))
     monkeypatch.setattr(inception, "CLEANFIDS", tmp_path)
     monkeypatch.setattr(checkpoint, "build", never)
     monkeypatch.setattr(checkpoint, "_sha256", never)
@@ -124,6 +125,15 @@ def test_runs_newest_first_and_damage_in_its_line():
     assert re.match(r"damaged, step 600 of 600, .* 8 h ago; \S+meta.json is damaged", found["bad"])
     assert re.match(r"damaged, 11 h ago; recipe.toml:1: not TOML", found["worse"])
     assert cmtool("info").exit_code == 0
+
+
+def test_a_run_before_its_first_checkpoint_is_no_data_set():
+    run = make_run(Path("runs/my run"), saved=300)
+    shutil.rmtree(run / "step-00000300")
+    (run / "latest").unlink()
+    told = cmtool("info", "runs/my run").stdout
+    assert "running, step 300 of 600 (50 %), consistency, ict, tiny, digits" in told
+    assert "cmtool info 'runs/my run' --html report.html" in told
 
 
 def test_of_many_runs_the_newest():
