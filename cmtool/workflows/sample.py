@@ -222,8 +222,11 @@ def compare_to_file(
     rows: dict[str, Pixels] = {}
     names: list[str] = []
     shapes: dict[tuple[tuple[int, int, int], tuple[str, ...]], str] = {}
+    if path is None and not all(given for given, _ in variants):
+        path = default_model(say)
     for given, steps in variants:
-        model_path = given or path or default_model(say)
+        model_path = given or path
+        assert model_path is not None
         known = None if model_path.is_dir() else facts
         opened = open_model(model_path, weights=weights, facts=known, say=say)
         model = on_engine(opened, request.engine, pick_device(device), say)

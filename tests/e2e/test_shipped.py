@@ -211,6 +211,8 @@ def test_the_fitting_one_is_taken(folder: Path):
     few = ("--steps", "2")
     inpaint = ("edit", "inpaint", "--box", "0,0,4,4", *few)
     assert chosen("sample", "--n", "4", "--out", "grid.png") == "shipped/cifar10"
+    done = cmtool("sample", "--compare", "@1,@2", "--n", "2", "--out", "rows.png")
+    assert done.stderr.count("no model is given: taking shipped/cifar10") == 1
     assert chosen("export", "safetensors").startswith("shipped/cifar10")
     assert Path("exports/cifar10.safetensors").is_file()
     assert chosen(*inpaint, "rgb.png") == "shipped/cifar10"
