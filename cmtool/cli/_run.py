@@ -1,6 +1,7 @@
 """What the two trainers' commands share: plan, print or train, report."""
 
 import math
+import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -49,5 +50,5 @@ def run(
         report = fit(prepared, Listeners(say, progress))
     loss = "" if math.isnan(report.loss) else f", loss {report.loss:.4g}"
     say(f"{report.steps} steps, {report.images} images{loss}, {report.seconds:.0f} s")
-    say(f"next: cmtool sample {report.out} --n 64 --out grid.png")
+    say(f"next: cmtool sample {shlex.quote(str(report.out))} --n 64 --out grid.png")
     result(str(report.out))
