@@ -12,7 +12,7 @@ import sys
 import time
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -39,6 +39,10 @@ device = "cpu"
 """
 SMALL_CD = SMALL[SMALL.index("[loss]") :].replace("dsm", "cd")
 COMMAND = [sys.executable, "-m", "cmtool"]
+HEAVY = {
+    *("torch", "torchvision", "numpy", "PIL", "accelerate", "lpips", "cleanfid", "safetensors"),
+    *("scipy", "pandas", "matplotlib"),
+}
 PATIENCE = 300.0
 """Seconds that a command may take to begin."""
 
@@ -79,6 +83,26 @@ def started(folder: Path, until: Callable[[], bool], *words: str) -> subprocess.
             raise AssertionError(process.communicate()[1])
         time.sleep(0.02)
     return process
+
+
+def printed_lightly(words: Sequence[str], **variables: str) -> str:
+    """What a command prints in a process of its own, where it may import nothing heavy."""
+    code = f"""
+import sys
+from cmtool.cli import main
+sys.argv = ["cmtool", *{list(words)}]
+try:
+    main()
+except SystemExit as stop:
+    assert not stop.code, stop.code
+found = {HEAVY} & set(sys.modules)
+assert not found, found
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | variables, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.strip()
 
 
 def make_world(folder: Path) -> None:
