@@ -1,8 +1,12 @@
 """A run's directory: whether it is free, what a resumed run must share with it, its log."""
 
 import json
+import os
+import platform
 import shutil
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,7 +17,13 @@ from cmtool.errors import CheckpointError, RecipeError
 from cmtool.recipe import Recipe
 from cmtool.training import StepReport
 
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks.
+    fcntl = None  # type: ignore[assignment]
+
 LOG = "log.jsonl"
+LOCK = "lock"
 MAY_CHANGE = {
     *("steps", "device", "log_every", "sample_every", "save_every", "keep_last", "tracker"),
     *("micro_batch", "compile"),
@@ -69,11 +79,42 @@ def saved_for(out: Path, recipe: Recipe) -> Checkpoint:
     return saved
 
 
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Keeps other processes from training into the directory, which it makes.
+
+    The system gives the lock back when this process ends, however that happens. Where there are no
+    locks, as on some file systems, nobody is kept out.
+
+    Raises:
+        CheckpointError: Another process trains into it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / LOCK).open("a+", encoding="utf-8") as file:
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise CheckpointError(
+                f"{file.read() or 'another process'} trains into '{out}' now",
+                f"wait for it, or --out {_free(out)} is free",
+            ) from None
+        except OSError:
+            pass
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            (out / LOCK).unlink(missing_ok=True)
+
+
 def start(out: Path, recipe: Recipe, step: int) -> None:
     """Makes the directory ready: an old run goes, unless this one goes on from `step` > 0."""
-    if step == 0:
-        shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True, exist_ok=True)
+    for old in [path for path in out.iterdir() if step == 0 and path.name != LOCK]:
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
     (out / "recipe.toml").write_text(recipes.dump(recipe))
     if (out / LOG).is_file():
         # Steps after the checkpoint are done again.
@@ -91,8 +132,8 @@ def log(out: Path, report: StepReport) -> None:
 
 
 def _ours(path: Path) -> bool:
-    return path.name in ("recipe.toml", LOG, "latest", "samples", "cmtool", "wandb") or (
-        path.name.startswith(("step-", "latest"))
+    return path.name in ("recipe.toml", LOG, LOCK, "latest", "samples", "cmtool", "wandb") or (
+        path.name.startswith(("step-", "latest", ".latest."))
     )
 
 

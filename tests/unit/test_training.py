@@ -167,6 +167,9 @@ def test_overwriting_the_model_to_start_from_is_refused(job, tmp_path):
 
 def test_a_folder_of_other_things_is_never_a_run_directory(job, tmp_path):
     (tmp_path / "run").mkdir()
+    for mark in ("latest.tmp", ".latest.123.tmp"):  # A machine that loses its power leaves these.
+        (tmp_path / "run" / mark).touch()
+    prepared(job(overwrite=True))
     (tmp_path / "run" / "thesis.tex").write_text("")
     with pytest.raises(CheckpointError, match=r"holds thesis.tex, which is not of a run"):
         prepared(job(overwrite=True))
