@@ -24,8 +24,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="MODEL",
-            help="Start from this model's weights in place of fresh ones; its network must be the "
-            "recipe's.",
+            help="Start from this model's weights, with its network, in place of fresh ones.",
             rich_help_panel="Model",
             autocompletion=_complete.model,
         ),

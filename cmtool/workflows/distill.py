@@ -8,10 +8,10 @@ from typing import Any, cast
 from cmtool import registry
 from cmtool.data.base import ImageSet
 from cmtool.errors import CheckpointError, RecipeError, Say
-from cmtool.networks.base import Network
 from cmtool.recipe import Recipe
 from cmtool.schedules.karras import Karras
 from cmtool.workflows._preflight import check_scalings
+from cmtool.workflows._start import same_weights
 from cmtool.workflows.fit import Job, Listeners, Prepared, fit, load_data, load_recipe, prepare
 from cmtool.workflows.load import Model, knows_crop, open_model
 
@@ -59,7 +59,7 @@ def plan(
     if init is not None:
         start = open_model(init, image_size=data.image_shape[1], say=say)
         return prepare(job, recipe, data, model, start, say)
-    same = _same_weights(recipe.network, model.recipe.network)
+    same = same_weights(recipe.network, model.recipe.network)
     if not same:
         say("the recipe's [network] is not the teacher's: the student starts from random weights")
     return prepare(job, recipe, data, model, model if same else None, say)
@@ -133,14 +133,6 @@ def _check_teacher(model: Model, recipe: Recipe, data: ImageSet, *, labelled: bo
             "never was (data.label_dropout = 0)",
             "--set teacher.guidance=1, or train one: cmtool train --set data.label_dropout=0.1 ...",
         )
-
-
-def _same_weights(network: Network | None, theirs: Network | None) -> bool:
-    """Whether two networks differ at most in what holds no weight, or none that the other needs."""
-    free = {
-        key: getattr(theirs, key) for key in ("dropout", "guidance_input") if hasattr(theirs, key)
-    }
-    return type(network) is type(theirs) and replace(cast(Any, network), **free) == theirs
 
 
 def _follow(model: Model, recipe: Recipe, say: Say) -> Recipe:

@@ -3,7 +3,8 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from cmtool.data.base import ImageSet
 from cmtool.data.catalog import open_data
 from cmtool.data.loader import Loader
 from cmtool.denoiser import Denoiser, LogWeight
-from cmtool.errors import CheckpointError, RecipeError, Say, silent
+from cmtool.errors import RecipeError, Say, silent
 from cmtool.losses.base import Roles
-from cmtool.recipe import DataSettings, DenoiserSettings, Recipe
+from cmtool.recipe import DataSettings, Recipe
 from cmtool.rng import mix
 from cmtool.solvers.base import Solver
 from cmtool.solvers.euler import Euler
@@ -33,11 +34,10 @@ from cmtool.workflows._job import Job as Job
 from cmtool.workflows._job import load_recipe as load_recipe
 from cmtool.workflows._machine import resolve
 from cmtool.workflows._preflight import check_scalings, check_tangent, say_known_trouble
+from cmtool.workflows._start import copy_weights, follow
 from cmtool.workflows.load import Model, pick_device
 
 GRID_SEED, GRID_COLUMNS, GRID_ROWS = 0, 8, 4
-_WITHOUT_WEIGHTS = ("head_channels", "flavor", "norm_groups")
-"""Keys of networks that change what the same weights compute."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,9 @@ def prepare(
     device = pick_device(recipe.train.device)
     suited = _suit(recipe.data, data, job, say)
     recipe = replace(recipe, data=suited, train=resolve(recipe.train, device, say))
+    if init is not None:
+        distilled = teacher is not None
+        recipe = follow(init, recipe, job.overridden, distilled=distilled, say=say)
     _check_sections(recipe, teacher)
     check_scalings(recipe.denoiser, recipe.loss)
     say_known_trouble(recipe, say)
@@ -138,8 +141,7 @@ def prepare(
     torch.manual_seed(mix(recipe.train.seed))
     student = checkpoint.build(recipe, meta)
     if init is not None:
-        _check_start(init, recipe)
-        copy_weights(init, student)
+        copy_weights(init, student, say)
         say(f"student starts from {init.source}")
     if recipe.loss.uses_jvp:
         check_tangent(recipe, student, fresh=init is None, say=say)
@@ -203,46 +205,6 @@ def _check_sections(recipe: Recipe, teacher: Model | None) -> None:
             )
 
 
-def _check_start(init: Model, recipe: Recipe) -> None:
-    """Weights mean something only inside the scalings that they were trained in, and with what of
-    their network no shape of theirs tells.
-
-    Raises:
-        RecipeError: The recipe has others.
-    """
-    scalings = [f.name for f in fields(DenoiserSettings) if f.name not in ("precond", "boundary")]
-    for section, keys in (("denoiser", scalings), ("network", _WITHOUT_WEIGHTS)):
-        theirs, ours = getattr(init.recipe, section), getattr(recipe, section)
-        both = [key for key in keys if type(ours) is type(theirs) and hasattr(ours, key)]
-        differ = [key for key in both if getattr(theirs, key) != getattr(ours, key)]
-        if differ:
-            were = ", ".join(f"{section}.{key} = {getattr(theirs, key)}" for key in differ)
-            hint = " ".join(f"--set {section}.{key}={getattr(theirs, key)}" for key in differ)
-            raise RecipeError(f"{init.source} was trained with {were}", hint)
-
-
-def copy_weights(source: Model, student: Denoiser) -> None:
-    """Starts a student from another model of the same architecture; an input for guidance, which
-    does nothing at first, may be new.
-
-    Raises:
-        CheckpointError: The architectures differ.
-    """
-    given, wanted = source.denoiser.network.state_dict(), student.network.state_dict()
-    new = {k: v for k, v in wanted.items() if k.endswith("guidance.weight") and k not in given}
-    given |= new
-    differ = sorted(k for k in given.keys() ^ wanted.keys()) or sorted(
-        k for k in wanted if given[k].shape != wanted[k].shape
-    )
-    if differ:
-        raise CheckpointError(
-            f"{source.source} has another architecture than the student: "
-            f"{', '.join(differ[:4])}, ...",
-            f"its network is {source.recipe.network}; set [network] so, or train without --init",
-        )
-    student.network.load_state_dict(given)
-
-
 def fit(prepared: Prepared, listeners: Listeners) -> FitReport:
     """Trains, saving checkpoints, a log and grids of samples on the way.
 
@@ -250,13 +212,21 @@ def fit(prepared: Prepared, listeners: Listeners) -> FitReport:
         CmtoolError: As `Trainer.steps`, or the run cannot be resumed.
     """
     began = time.perf_counter()
-    recipe, out = prepared.recipe, prepared.out
     trainer = make_trainer(prepared)
-    accelerator = trainer.accelerator
     if prepared.saved is not None:
         _check_stage(trainer, prepared.saved)
         trainer.resume(prepared.saved)
         listeners.say(f"resuming {prepared.saved.path} at step {trainer.step}")
+    main = trainer.accelerator.is_main_process
+    with _rundir.locked(prepared.out) if main else nullcontext():
+        steps, loss = _train(trainer, prepared, listeners)
+    seen = steps * prepared.recipe.train.batch_size
+    return FitReport(prepared.out, steps, seen, loss, time.perf_counter() - began)
+
+
+def _train(trainer: Trainer, prepared: Prepared, listeners: Listeners) -> tuple[int, float]:
+    """All steps that are left; how many there are then, and the last one's loss."""
+    recipe, out, accelerator = prepared.recipe, prepared.out, trainer.accelerator
     main = accelerator.is_main_process
     if main:
         _rundir.start(out, recipe, trainer.step)
@@ -276,7 +246,7 @@ def fit(prepared: Prepared, listeners: Listeners) -> FitReport:
             _save_grid(trainer, out / "samples" / f"step-{steps:08d}.png")
         listeners.progress(report, trainer)
     accelerator.end_training()
-    return FitReport(out, steps, steps * recipe.train.batch_size, loss, time.perf_counter() - began)
+    return steps, loss
 
 
 def make_trainer(prepared: Prepared) -> Trainer:

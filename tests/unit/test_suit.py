@@ -161,7 +161,30 @@ def test_weights_start_nothing_that_would_read_them_otherwise(tmp_path, key, val
     assert torch.equal(kept["stem.weight"], theirs["input_blocks.0.0.weight"])
     with pytest.raises(RecipeError, match=f"published.pt was trained with network.{key} = ") as no:
         start(f"network.{key}={value}")
-    assert no.value.hint.startswith(f"--set network.{key}=")
+    assert no.value.hint == f"drop --set network.{key}"
+
+
+def test_a_student_takes_network_and_scalings_of_the_model_that_it_starts_from(tmp_path):
+    """And leaves out classes that its images do not have: it answers as the model without one."""
+    for i in range(4):
+        images.save_png(tmp_path / "grey" / f"{i}.png", np.full((8, 8, 1), i, np.uint8))
+    said, init = [], Path("shipped/digits-teacher")
+    job = Job("cifar10-cpu/dsm", str(tmp_path / "grey"), out=tmp_path / "run")
+    ready = plan(job, init, {}, Listeners(said.append))
+    start = open_model(init)
+    assert ready.recipe.network == start.recipe.network
+    assert ready.recipe.denoiser.sigma_data == start.recipe.denoiser.sigma_data == 0.75
+    assert (ready.student.num_classes, start.denoiser.num_classes) == (0, 10)
+    x, c_noise = torch.randn(3, 1, 8, 8), torch.tensor([-1.0, 0.0, 1.0])
+    student, model = ready.student.network.eval(), start.denoiser.network
+    assert torch.equal(student(x, c_noise), model(x, c_noise))
+    notes = "\n".join(line for line in said if line.startswith("note"))
+    assert "[network] is that of shipped/digits-teacher" in notes
+    assert "denoiser.sigma_data = 0.75" in notes
+    assert "classes is left out" in notes
+    with pytest.raises(RecipeError, match=r"trained with network.name = tiny") as no:
+        plan(replace(job, overrides=("network.name=adm",)), init, {}, Listeners())
+    assert no.value.hint == "drop --set network.name"
 
 
 def test_a_student_may_start_from_an_earlier_one_and_a_dry_run_takes_any_folder(photos, tmp_path):
