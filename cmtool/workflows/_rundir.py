@@ -6,7 +6,7 @@ import platform
 import shutil
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -108,13 +108,17 @@ def locked(out: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            (out / LOCK).unlink(missing_ok=True)
+            with suppress(OSError):
+                (out / LOCK).unlink()
 
 
 def start(out: Path, recipe: Recipe, step: int) -> None:
     """Makes the directory ready: an old run goes, unless this one goes on from `step` > 0."""
-    for old in [path for path in out.iterdir() if step == 0 and path.name != LOCK]:
-        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    for old in list(out.iterdir()) if step == 0 else []:
+        if old.is_dir() and not old.is_symlink():
+            shutil.rmtree(old, ignore_errors=True)
+        elif old.name != LOCK:
+            old.unlink()
     (out / "recipe.toml").write_text(recipes.dump(recipe))
     if (out / LOG).is_file():
         # Steps after the checkpoint are done again.

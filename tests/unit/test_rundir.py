@@ -1,0 +1,69 @@
+"""Two runs never train into one folder; a run that was killed keeps nobody out."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cmtool.errors import CheckpointError
+from cmtool.workflows import _rundir
+from cmtool.workflows.fit import Job, Listeners, fit
+from cmtool.workflows.train import plan
+
+OTHER = """
+import fcntl, sys, time
+file = open(sys.argv[1], "a+")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("process 7 on a-node", file=file, end="", flush=True)
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    small = ("network.width=8", "network.blocks=1", "train.steps=1", "train.batch_size=2")
+    job = Job("digits/dsm", overrides=small, out=tmp_path / "run", overwrite=True)
+    fit(plan(job, None, {}, Listeners()), Listeners())
+    return job
+
+
+def test_a_second_run_is_kept_out_until_the_first_has_died(run):
+    def content() -> dict[Path, bytes]:
+        return {p: p.read_bytes() for p in sorted(run.out.rglob("*")) if p.is_file()}
+
+    before = content()
+    assert run.out / "lock" not in before
+    words = [sys.executable, "-c", OTHER, str(run.out / "lock")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(CheckpointError, match="process 7 on a-node trains into") as no:
+            fit(plan(run, None, {}, Listeners()), Listeners())
+        other.send_signal(signal.SIGKILL)
+    assert no.value.hint == f"wait for it, or --out {run.out}-2 is free"
+    kept = content()
+    assert kept.pop(run.out / "lock") == b"process 7 on a-node"
+    assert kept == before
+    fit(plan(run, None, {}, Listeners()), Listeners())
+    assert not (run.out / "lock").exists()
+
+
+def test_the_holder_is_named(tmp_path):
+    with (
+        _rundir.locked(tmp_path),
+        pytest.raises(CheckpointError, match=rf"process {os.getpid()} on .+ trains into"),
+        _rundir.locked(tmp_path),
+    ):
+        pass
+
+
+def test_a_file_system_without_locks_keeps_nobody_out(tmp_path, monkeypatch):
+    def none(file, how):
+        raise OSError(38, "function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with _rundir.locked(tmp_path), _rundir.locked(tmp_path):
+        pass
