@@ -1,7 +1,6 @@
 """Opens a data set by its name or its path."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +28,6 @@ class _Wanted(NamedTuple):
     channels: int | None
     crop: str | None
     skip_broken: bool
-    without: tuple[str, ...]
     say: Say
 
 
@@ -42,7 +40,6 @@ def open_data(
     channels: int | None = None,
     crop: str | None = None,
     skip_broken: bool = False,
-    without: tuple[str, ...] = (),
     say: Say = base.quiet,
 ) -> ImageSet:
     """Opens a data set.
@@ -56,7 +53,6 @@ def open_data(
         channels: 1 or 3; None keeps the data set's own.
         crop: How to come to `image_size`, a name in `images.CROPS`; None: the data set's own way.
         skip_broken: Leave out files that cannot be read, instead of stopping at the first.
-        without: Files of a folder or zip to leave out, by their names in it.
         say: Told of downloads and of what was left out.
 
     Raises:
@@ -67,7 +63,7 @@ def open_data(
         >>> len(data), data.image_shape, data.num_classes
         (1400, (1, 8, 8), 10)
     """
-    wanted = _Wanted(split, image_size, channels, crop, skip_broken, without, say)
+    wanted = _Wanted(split, image_size, channels, crop, skip_broken, say)
     _check(wanted)
     try:
         return _open(spec, data_dir, wanted)
@@ -76,7 +72,7 @@ def open_data(
 
 
 def _open(spec: str, data_dir: Path | None, wanted: _Wanted) -> ImageSet:
-    split, image_size, channels, crop, skip_broken, without, say = wanted
+    split, image_size, channels, crop, skip_broken, say = wanted
     if spec in ("digits", "mnist", "cifar10"):
         return _published(spec, data_dir, wanted)
     name, split_folders = spec, False
@@ -95,7 +91,6 @@ def _open(spec: str, data_dir: Path | None, wanted: _Wanted) -> ImageSet:
                 f"no data set, folder or zip '{spec}'{did_you_mean(spec, names())}", hint
             )
         store, name, split_folders = open_store(path, spec), path.resolve().name, True
-        store = replace(store, names=tuple(n for n in store.names if n not in without))
     return image_set(
         store,
         name,
@@ -126,7 +121,7 @@ def _check(wanted: _Wanted) -> None:
 
 def _published(name: str, data_dir: Path | None, wanted: _Wanted) -> ImageSet:
     """Digits, MNIST or CIFAR-10, resized only where that is asked for."""
-    split, image_size, channels, crop, _, _, say = wanted
+    split, image_size, channels, crop, _, say = wanted
     if name == "digits":
         raw, classes = digits.load(split), digits.CLASSES
     elif name == "mnist":

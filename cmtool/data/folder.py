@@ -1,6 +1,7 @@
 """A folder, zip or lmdb of images of any sizes and modes as a data set."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from cmtool.data.base import ImageSet, Indices, Pixels, Say
 from cmtool.errors import DataError
 
 DEFAULT_CROP = "dhariwal"
+_FIRST_SAMPLE = re.compile(r"(|.*/)0{5,}\.png")
 
 
 def image_set(
@@ -84,7 +86,7 @@ def image_set(
 
 
 def image_names(store: Store) -> list[str]:
-    """The files that are images.
+    """The files that are images; not `grid.png` beside samples of ours, which shows them once more.
 
     Raises:
         DataError: None is.
@@ -92,8 +94,9 @@ def image_names(store: Store) -> list[str]:
     if store.all_images and store.names:
         return list(store.names)
     found = [name for name in store.names if name.lower().endswith(images.EXTENSIONS)]
+    sampled = {first[1] for name in found if (first := _FIRST_SAMPLE.fullmatch(name))}
     if found:
-        return found
+        return [name for name in found if name.removesuffix("grid.png") not in sampled]
     if not store.names:
         raise DataError(f"'{store.where}' is empty", "pass a folder or zip that holds images")
     kinds = Counter(PurePosixPath(name).suffix or "nameless" for name in store.names)

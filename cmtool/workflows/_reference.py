@@ -25,7 +25,6 @@ from cmtool.metrics.references import (
     write_statistics,
 )
 from cmtool.workflows._features import Progress, Vault, gather, vault_of
-from cmtool.workflows._output import GRID
 from cmtool.workflows._processes import Processes
 from cmtool.workflows._subjects import Opened, Request, source_of
 
@@ -90,7 +89,7 @@ def reference_name(request: Request, models: Sequence[Opened]) -> str:
 
 
 def open_set(path: str, request: Request, say: Say) -> ImageSet:
-    """Images that lie somewhere as they are, for `--images`; of samples of ours without the grid.
+    """Images that lie somewhere as they are, for `--images`.
 
     Raises:
         DataError: They cannot be read, or have several sizes.
@@ -98,7 +97,7 @@ def open_set(path: str, request: Request, say: Say) -> ImageSet:
     file = Path(path).expanduser()
     if file.suffix.lower() == ".npz" and file.is_file():
         return open_images(file)
-    return open_data(path, data_dir=request.data_dir, without=(GRID,), say=say)
+    return open_data(path, data_dir=request.data_dir, say=say)
 
 
 def is_lossy(path: str) -> bool:

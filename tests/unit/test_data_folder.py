@@ -145,6 +145,18 @@ def test_texts_are_ignored_with_a_count(packed) -> None:
     assert said == [f"'{where}': ignored 2 file(s) that are no images"]
 
 
+@pytest.mark.parametrize(
+    ("names", "images"),
+    [
+        (("00000.png", "00001.png", "grid.png", "labels.txt"), 2),
+        (("a/000000.png", "a/grid.png", "b/000000.png", "b/grid.png"), 2),
+        (("0000.png", "grid.png", "other/00000.png"), 3),
+    ],
+)
+def test_the_grid_beside_samples_is_none_of_them(names, images, packed) -> None:
+    assert len(open_data(packed(dict.fromkeys(names, png(8, 8))))) == images
+
+
 def test_the_order_is_that_of_the_names(packed) -> None:
     files = {
         name: png(seed=i) for i, name in enumerate(["b/2.png", "a/9.png", "c.png", "a/10.png"])

@@ -182,9 +182,9 @@ def test_a_student_takes_network_and_scalings_of_the_model_that_it_starts_from(t
     assert "[network] is that of shipped/digits-teacher" in notes
     assert "denoiser.sigma_data = 0.75" in notes
     assert "classes is left out" in notes
-    with pytest.raises(RecipeError, match=r"trained with network.name = tiny") as no:
-        plan(replace(job, overrides=("network.name=adm",)), init, {}, Listeners())
-    assert no.value.hint == "drop --set network.name"
+    with pytest.raises(RecipeError, match=r"trained with network.width = 96") as no:
+        plan(replace(job, overrides=("network.width=32",)), init, {}, Listeners())
+    assert no.value.hint == "drop --set network.width"
 
 
 def test_a_student_may_start_from_an_earlier_one_and_a_dry_run_takes_any_folder(photos, tmp_path):
