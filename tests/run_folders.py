@@ -67,7 +67,11 @@ def add_checkpoint(run: Path, step: int, resolved: str) -> Path:
         "step": step,
         "images": 32 * step,
         "weights": ["student", "ema-0.99"],
-        "origin": {"data": {"name": "digits", "size": 1400}, "teacher": "/home/me/runs/dm/step-7"},
+        "origin": {
+            "data": {"name": "digits", "size": 1400},
+            "teacher": "/home/me/runs/dm/step-7",
+            "command": ["cmtool", "distill", "digits/cd", "--teacher", "/home/me/runs/dm"],
+        },
         "sha256": {"student": "ab" * 32, "ema-0.99": "cd" * 32},
         "versions": {"cmtool": "0.1.0", "torch": "2.6.0"},
         "format": 1,

@@ -11,6 +11,8 @@ from cmtool.cli._console import error
 from cmtool.errors import CmtoolError
 from cmtool.files import why
 
+TYPED = "cmtool.typed"
+"""Key of a context's `meta`: the words after `cmtool`."""
 NO_MEMORY = ("out of memory", "not enough memory", "allocate memory", "can't allocate")
 """How torch says that memory is used up."""
 
@@ -20,6 +22,7 @@ class Group(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Reads the options before the command's name; `--list` acts here."""
+        ctx.meta.setdefault(TYPED, tuple(args))
         with _told(debug="--debug" in args):
             return super().parse_args(ctx, args)
 

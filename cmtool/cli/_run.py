@@ -5,7 +5,10 @@ import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import typer
+
 from cmtool.cli._console import result, say, training_bar
+from cmtool.cli._group import TYPED
 from cmtool.cli._options import RunOptions
 
 if TYPE_CHECKING:
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
 
 
 def run(
+    ctx: typer.Context,
     options: RunOptions,
     recipe: str | None,
     plan: Callable[["Job", "Listeners"], "Prepared"],
@@ -31,6 +35,7 @@ def run(
         options.resume,
         options.overwrite,
         options.dry_run,
+        ("cmtool", *ctx.meta[TYPED]),
     )
     prepared = plan(job, Listeners(say=say))
     shape = "x".join(map(str, prepared.data.image_shape))

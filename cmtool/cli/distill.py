@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
 
 @with_options
 def distill(
+    ctx: typer.Context,
     options: RunOptions,
     teacher: Annotated[
         Path | None,
@@ -68,4 +69,4 @@ def distill(
             "--teacher MODEL; train one with: cmtool train digits/dsm, or learn from data alone: "
             "cmtool train --method ct --data ...",
         )
-    run(options, recipe, lambda job, to: plan(job, teacher, parse_facts(facts), to, init))
+    run(ctx, options, recipe, lambda job, to: plan(job, teacher, parse_facts(facts), to, init))

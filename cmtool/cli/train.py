@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
 
 @with_options
 def train(
+    ctx: typer.Context,
     options: RunOptions,
     recipe: RecipeArg = None,
     init: Annotated[
@@ -56,4 +57,4 @@ def train(
 
     if facts and init is None:
         raise RecipeError("--as describes the model of --init, which is missing", "--init MODEL")
-    run(options, recipe, lambda job, to: plan(job, init, parse_facts(facts), to))
+    run(ctx, options, recipe, lambda job, to: plan(job, init, parse_facts(facts), to))

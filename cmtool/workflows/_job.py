@@ -26,6 +26,7 @@ class Job:
         resume: Go on with the run in `out`.
         overwrite: Replace the run in `out`.
         dry_run: Nothing will be written, so that `out` may be taken.
+        command: The words of the command line, to be kept; empty if there was none.
     """
 
     recipe: str | None = None
@@ -37,6 +38,7 @@ class Job:
     resume: bool = False
     overwrite: bool = False
     dry_run: bool = False
+    command: tuple[str, ...] = ()
 
     @property
     def overridden(self) -> tuple[str, ...]:

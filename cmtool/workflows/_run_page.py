@@ -14,7 +14,7 @@ from cmtool._toml import write_value
 from cmtool.workflows._curves import Curve, figure
 from cmtool.workflows._html import pairs, picture, table, text
 from cmtool.workflows._overview import ago, method_line
-from cmtool.workflows._portable import portable
+from cmtool.workflows._portable import in_words, portable
 from cmtool.workflows._run_evals import Measured
 from cmtool.workflows._run_facts import Log, RunFacts, Saved
 
@@ -239,5 +239,5 @@ def _flat(facts: Mapping[str, Any], above: str = "") -> dict[str, object]:
         if isinstance(value, Mapping):
             found |= _flat(value, f"{name}.")
         else:
-            found[name] = portable(value)
+            found[name] = in_words(portable(value)) if isinstance(value, list) else portable(value)
     return found

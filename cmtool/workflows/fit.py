@@ -159,6 +159,8 @@ def prepare(
     origin: dict[str, Any] = {"data": {"name": data.name, "size": len(data), **data.facts}}
     if teacher is not None:
         origin["teacher"] = teacher.source
+    if command := job.command if saved is None else saved.meta.origin.get("command"):
+        origin["command"] = command
     return Prepared(recipe, data, student, teacher, out, device, saved, job.overridden, origin)
 
 

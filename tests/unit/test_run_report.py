@@ -332,6 +332,7 @@ def test_provenance_names_every_checkpoint_and_no_folder_of_this_machine(tmp_pat
     for words in ("lacks student", "whole, weights only", "whole, can be resumed", "ab" * 32):
         assert words in page.text
     assert "dm/step-7" in page.text
+    assert "cmtool distill digits/cd --teacher runs/dm" in page.text
     assert "/home/me" not in content
     assert "cmtool eval fd --model" in page.text
     assert str(tmp_path) not in content

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from cmtool.errors import CheckpointError
 from cmtool.workflows import _rundir
 from cmtool.workflows.fit import Job, Listeners, fit
+from cmtool.workflows.info import describe
 from cmtool.workflows.train import plan
 
 OTHER = """
@@ -49,6 +51,17 @@ def test_a_second_run_is_kept_out_until_the_first_has_died(run):
     assert kept == before
     fit(plan(run, None, {}, Listeners()), Listeners())
     assert not (run.out / "lock").exists()
+
+
+def test_the_command_that_began_a_run_is_kept(run):
+    began = ("cmtool", "train", "digits/dsm", "--out", "my run")
+    fit(plan(replace(run, command=began), None, {}, Listeners()), Listeners())
+    after = replace(run, command=("cmtool", "more"), resume=True, overwrite=False)
+    fit(plan(after, None, {}, Listeners()), Listeners())
+    facts = describe(str(run.out), {})
+    assert facts["origin: command"] == "cmtool train digits/dsm --out 'my run'"
+    fit(plan(run, None, {}, Listeners()), Listeners())
+    assert "origin: command" not in describe(str(run.out), {})
 
 
 def test_the_holder_is_named(tmp_path):
