@@ -17,11 +17,14 @@ from cmtool.workflows._sharded import fingerprint
 
 LICENCES = {
     "digits": "CC BY 4.0",
+    "mnist": "CC BY-SA 3.0, as commonly stated; by Yann LeCun and Corinna Cortes",
+    "cifar10": "none stated by its authors; cite Krizhevsky 2009, Learning Multiple Layers of "
+    "Features from Tiny Images",
     "openai": "MIT",
     "nvidia": "CC BY-NC-SA 4.0",
 }
-"""Of data sets and of published models that are known for sure: digits, as DIGITS.txt beside it
-says; openai/consistency_models; NVlabs/edm and NVlabs/edm2."""
+"""Of data sets, digits as DIGITS.txt beside it says, and of published models that are known for
+sure: openai/consistency_models; NVlabs/edm and NVlabs/edm2."""
 UNKNOWN = "not known to cmtool; ask those who made it"
 
 _CARD = """---
@@ -85,7 +88,7 @@ def parents(origin: Mapping[str, Any], whose: str = "") -> dict[str, str]:
         whose: Put before the names.
     """
     if "licences" in origin:  # An export of an export.
-        return {str(key): str(value) for key, value in dict(origin["licences"]).items()}
+        return {str(k): _now_known(str(k), str(v)) for k, v in dict(origin["licences"]).items()}
     found: dict[str, str] = {}
     data, teacher = origin.get("data"), origin.get("teacher")
     if isinstance(data, Mapping) and "name" in data:
@@ -105,6 +108,12 @@ def parents(origin: Mapping[str, Any], whose: str = "") -> dict[str, str]:
         own = "MIT" if stem in PRESETS else "that of what it was made of" if of_teacher else UNKNOWN
         found |= {f"{whose}teacher '{name}'": own, **of_teacher}
     return found
+
+
+def _now_known(what: str, licence: str) -> str:
+    """What was not known when a file was written may be known by now."""
+    name = what.rpartition("data ")[2].strip("'")
+    return LICENCES.get(name, licence) if licence == UNKNOWN else licence
 
 
 def measured(model: Denoiser, folder: Path) -> list[str]:

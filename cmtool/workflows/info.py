@@ -12,8 +12,10 @@ from cmtool.data.survey import Survey, survey
 from cmtool.denoiser import Kind
 from cmtool.errors import DataError, did_you_mean
 from cmtool.foreign import diffusers, hub
+from cmtool.workflows._export_card import parents
 from cmtool.workflows._overview import overview as overview
 from cmtool.workflows._overview import run_line
+from cmtool.workflows._portable import in_words
 from cmtool.workflows._run_facts import facts_of, is_run
 from cmtool.workflows.load import open_model
 
@@ -77,17 +79,14 @@ def _model(path: Path, facts: Mapping[str, Any]) -> dict[str, str]:
     if meta.step:
         trained = f"{meta.step:,} steps, {meta.images:,} images, loss {model.recipe.loss}"
         described |= {"trained": trained, "weights": ", ".join(meta.weights)}
-    described |= {f"origin: {key}": _in_words(value) for key, value in meta.origin.items()}
+    origin = dict(meta.origin)
+    if "licences" in origin:
+        origin["licences"] = parents(origin)
+    described |= {f"origin: {key}": in_words(value) for key, value in origin.items()}
     for line in told:
         what = "assumed" if "assuming" in line else "note"
         described[f"{what} {1 + sum(key.startswith(what) for key in described)}"] = line
     return described | _uses(path, facts, denoiser.kind)
-
-
-def _in_words(value: object) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {_in_words(part)}" for key, part in value.items())
-    return str(value)
 
 
 def _layout(path: Path, origin: Mapping[str, Any]) -> str:

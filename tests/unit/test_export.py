@@ -32,11 +32,12 @@ from cmtool.settings import DataSettings, DenoiserSettings, TeacherSettings
 from cmtool.tensor_file import read_tensors
 from cmtool.workflows import _export_push
 from cmtool.workflows import export as workflow
-from cmtool.workflows._export_card import parents, portable
+from cmtool.workflows._export_card import UNKNOWN, parents, portable
 from cmtool.workflows._export_check import ROUNDING, compare
 from cmtool.workflows._export_place import place
 from cmtool.workflows._sharded import fingerprint
 from cmtool.workflows.export import Report, Request, export
+from cmtool.workflows.info import describe
 from cmtool.workflows.load import open_model
 
 DOCS = Path(__file__).parents[2] / "docs" / "export.md"
@@ -321,6 +322,13 @@ def test_licences_of_what_a_model_was_made_of() -> None:
     assert parents({"layout": "nvidia EDMPrecond", "file": "e.pkl"}) == {
         "weights 'e.pkl'": "CC BY-NC-SA 4.0"
     }
+    # What a file was written without is told once it is known.
+    recorded = {"data 'cifar10'": UNKNOWN, "teacher's data 'mnist'": UNKNOWN, "data 'x'": UNKNOWN}
+    told = parents({"licences": recorded | {"data 'digits'": "mine"}})
+    assert "none stated by its authors; cite Krizhevsky 2009" in told["data 'cifar10'"]
+    assert told["teacher's data 'mnist'"].startswith("CC BY-SA 3.0, as commonly stated")
+    assert (told["data 'x'"], told["data 'digits'"]) == (UNKNOWN, "mine")
+    assert "Krizhevsky" in describe("shipped/cifar10", {})["origin: licences"]
 
 
 # Failures leave nothing.
