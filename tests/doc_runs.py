@@ -20,7 +20,7 @@ from cli_world import cmtool
 from doc_pages import ROOT, Command
 from doc_world import full_sets
 
-MOST_IMAGES = 500
+MOST_IMAGES = 100
 """Of one command in a slow run."""
 
 
@@ -78,18 +78,21 @@ like the smaller number counts, and `--data` is added only where the page does n
 SMALLER = {"--n", "--per-label", "--repeats", "--show", "--frames", "--batch-size", "--steps"}
 
 SCRIPTS = {
-    "benchmarks/digits_methods.py": "{0} 1 cd",
-    "benchmarks/digits_quality.py": None,
+    "benchmarks/digits_methods.py": "runs/digits-dsm 1 cd",
+    "benchmarks/digits_quality.py": "runs/digits-cd",
     "benchmarks/editing.py": "--model runs/cifar10-cd --images 1 --tasks colorize --methods plain",
     "benchmarks/eval_overhead.py": "8",
-    "benchmarks/export_engines.py": "{0} --batch 1 --rounds 1",
-    "benchmarks/sample_overhead.py": "{0} 4",
-    "benchmarks/search_digits.py": None,
+    "benchmarks/export_engines.py": "runs/digits-cd --batch 1 --rounds 1",
+    "benchmarks/inverse_operators.py": "runs/cifar10-cd",
+    "benchmarks/method_cost.py": "runs/digits-dsm 1 cd",
+    "benchmarks/noise_estimates.py": "astronaut",
+    "benchmarks/sample_overhead.py": "runs/digits-cd 4",
+    "benchmarks/search_digits.py": "runs/digits-cd 40",
+    "benchmarks/shipped_figures.py": "runs/cifar10-cd --n 20 --reference-n 20 --no-second",
     "benchmarks/solvers.py": "",
     "benchmarks/two_points.py": "2 cd",
 }
-"""What a slow run gives a script in place of its arguments; {0} is the page's first. None: it takes
-minutes whatever it is given, and is only looked for."""
+"""What a slow run gives a script in place of its arguments."""
 
 LOOKED_AT = ("pip", "git", "make")
 """Commands that change a machine: extras, and targets of the Makefile, must be there."""
@@ -291,19 +294,25 @@ def small_network(recipe: str) -> list[str]:
     network = recipes.load(recipe).network
     if network is None:
         return []
-    return ["--set", "network.channels=32", "--set", "network.blocks=1"]
+    sizes = ("channels=32", "blocks=1", "channel_mult=[1]")
+    return [word for size in sizes for word in ("--set", f"network.{size}")]
 
 
 def launch(launcher: str, words: list[str]) -> str | None:
-    """Runs a command of cmtool as two processes on the CPU."""
+    """Runs a command of cmtool as two processes on the CPU, and has a training say so."""
     module = {
         "torchrun": ["torch.distributed.run", "--nproc_per_node", "2", "-m", "--"],
         "accelerate": [
-            *("accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2"),
-            *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m"),
+            *("accelerate.commands.accelerate_cli", "launch", "--multi_gpu"),
+            *("--num_processes", "2", "--num_machines", "1"),
+            *("--mixed_precision", "no", "--dynamo_backend", "no", "-m"),
         ],
     }[launcher]
-    return python(["-m", *module, "cmtool", *words])
+    if words[0] == "eval" and "--data" not in words:
+        words = [*words, "--data", "photos"]  # The full set would take minutes to no purpose.
+    trains = words[0] in ("train", "distill") and "--dry-run" not in words
+    wanted = "= 2 process(es)" if trains else ""
+    return python(["-m", *module, "cmtool", *words], wanted)
 
 
 def run_other(words: list[str], rest: str, *, slow: bool) -> str | None:
@@ -315,25 +324,30 @@ def run_other(words: list[str], rest: str, *, slow: bool) -> str | None:
         return shell(["bash", "-c", f"{shlex.join(words)} {rest}"])
     if words[1:2] == ["-c"]:
         return python(words[1:])
-    arguments = SCRIPTS.get(words[1], shlex.join(words[2:]))
-    if not slow or arguments is None:
-        return None
-    return python([words[1], *shlex.split(arguments.format(*words[2:3]))])
+    return script(words[1]) if slow else None
 
 
-def python(words: list[str]) -> str | None:
+def script(name: str) -> str | None:
+    """Runs one of SCRIPTS in the folder of a page."""
+    return python([name, *shlex.split(SCRIPTS[name])])
+
+
+def python(words: list[str], wanted: str = "") -> str | None:
     """Runs Python; data sets have their full size there."""
     full = full_sets(Path(os.environ["CMTOOL_DATA"]).parent / "full")
     with settings((f"CMTOOL_DATA={full}",)):
-        return shell([sys.executable, *words])
+        return shell([sys.executable, *words], wanted)
 
 
-def shell(words: list[str]) -> str | None:
-    """Runs a program; what it said if it failed."""
+def shell(words: list[str], wanted: str = "") -> str | None:
+    """Runs a program; what it said if it failed, or did not say what is wanted."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
-    return None if done.returncode == 0 else f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    said = done.stdout + done.stderr
+    if done.returncode == 0 and wanted in said:
+        return None
+    return f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
 
 def send(output: str, rest: str) -> str | None:

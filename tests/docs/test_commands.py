@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from doc_pages import WORDS, Block, Page, commands_of, pages
-from doc_runs import problem_of, problem_of_cmtool, run
+from doc_runs import SCRIPTS, problem_of, problem_of_cmtool, run, script
 
 PAGES = pages()
 NAMES = [page.name for page in PAGES]
@@ -47,6 +47,14 @@ def test_commands_in_sentences_have_the_options_they_name(page: Page):
     ]
     found = {f"line {n}: {s}": problem_of_cmtool(s.split()[1:]) for n, s in spans + synopses}
     assert not {text: problem for text, problem in found.items() if problem}
+
+
+@every_page
+def test_scripts_are_among_those_that_slow_runs_run(page: Page):
+    texts = [text for _, text in page.spans()]
+    texts += [line for block in page.blocks() for line in block.text.splitlines()]
+    named = [text.split()[1] for text in texts if text.startswith("python benchmarks/")]
+    assert not {*named} - {*SCRIPTS}
 
 
 @every_page
@@ -93,3 +101,11 @@ def test_a_page_works(page: Page, scratch: Path):
 @every_page
 def test_a_page_works_as_it_is_written(page: Page, scratch: Path):
     go_through(page, scratch, slow=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_works(name: str, scratch: Path):
+    if "shipped_figures" in name and "CMTOOL_SHARED" not in os.environ:
+        pytest.skip("the classifier's weights: set CMTOOL_SHARED")
+    assert script(name) is None
