@@ -20,7 +20,8 @@ def same_weights(network: Network | None, theirs: Network | None) -> bool:
         return False
     free = ["dropout"] if hasattr(theirs, "dropout") else []
     free += ["guidance_input"] if getattr(network, "guidance_input", False) else []
-    return replace(cast(Any, network), **{key: getattr(theirs, key) for key in free}) == theirs
+    alike = replace(cast(Any, network), **{key: getattr(theirs, key) for key in free})
+    return bool(alike == theirs)
 
 
 def follow(
