@@ -57,7 +57,7 @@ class Checkpoint:
         found = path if (path / "meta.json").is_file() else latest(path)
         if found is None or not (found / "meta.json").is_file():
             raise CheckpointError(
-                f"no checkpoint in '{path}'", "a run directory holds step-... folders"
+                f"no checkpoint in '{path}'", "a run's folder; cmtool info lists those in runs/"
             )
         meta = Meta.parse(_read_text(found / "meta.json"), str(found / "meta.json"))
         recipe_file = found / "recipe.toml"

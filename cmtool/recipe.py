@@ -190,8 +190,9 @@ def _read(source: str | Path) -> tuple[str, str]:
     try:
         return path.read_text(encoding="utf-8-sig"), where
     except FileNotFoundError:
+        family = ", ".join(name for name in known if name.startswith(f"{where}/"))
         raise RecipeError(
-            f"no recipe '{where}'{did_you_mean(where, known)}",
+            f"no recipe '{where}'" + (f", but {family}" if family else did_you_mean(where, known)),
             hint="cmtool --list recipes, or give the path of a .toml file",
         ) from None
     except UnicodeDecodeError:

@@ -144,7 +144,7 @@ def _check_channels(model: Denoiser, editor: Editor, name: str) -> None:
         raise RecipeError(
             f"{name} needs a model of {editor.channels}-channel images, and this one makes {kind} "
             "ones",
-            "--model with another model",
+            f"a --model of {editor.channels} channels; cmtool info lists what is there",
         )
 
 

@@ -43,12 +43,13 @@ def plan(
         name = registry.name_of("losses", type(recipe.loss))
         raise RecipeError(f"loss '{name}' learns from data alone", f"cmtool train --method {name}")
     model, data = None, None
-    if knows_crop(teacher):
-        model = open_model(teacher, facts=facts, say=say)
+    if not teacher.is_file() or knows_crop(teacher):
+        model = _teacher(open_model(teacher, facts=facts, say=say))
         recipe = _same_crop(recipe, model)
     data = load_data(recipe, job, say)
     if model is None:
-        model = open_model(teacher, facts=facts, image_size=data.image_shape[1], say=say)
+        size = data.image_shape[1]
+        model = _teacher(open_model(teacher, facts=facts, image_size=size, say=say))
     _refuse_overrides(job, recipe, model)
     if model.denoiser.guidable is None and "teacher.guidance" not in job.overridden:
         recipe = _unguided(recipe, say)
@@ -63,6 +64,15 @@ def plan(
     if not same:
         say("the recipe's [network] is not the teacher's: the student starts from random weights")
     return prepare(job, recipe, data, model, model if same else None, say)
+
+
+def _teacher(model: Model) -> Model:
+    if model.denoiser.kind != "diffusion":
+        raise CheckpointError(
+            f"{model.source} is a consistency model; a teacher must be a diffusion model",
+            "train one: cmtool train --method dsm --data ...",
+        )
+    return model
 
 
 def _same_crop(recipe: Recipe, model: Model) -> Recipe:
@@ -99,11 +109,6 @@ def _refuse_overrides(job: Job, recipe: Recipe, model: Model) -> None:
 
 def _check_teacher(model: Model, recipe: Recipe, data: ImageSet, *, labelled: bool) -> None:
     teacher = model.denoiser
-    if teacher.kind != "diffusion":
-        raise CheckpointError(
-            f"{model.source} is a consistency model; a teacher must be a diffusion model",
-            "train one: cmtool train --method dsm --data ...",
-        )
     if teacher.image_shape != data.image_shape:
         theirs, ours = "x".join(map(str, teacher.image_shape)), "x".join(map(str, data.image_shape))
         same_channels = teacher.image_shape[0] == data.image_shape[0]
