@@ -156,12 +156,20 @@ def prepare(
     saved = _rundir.saved_for(out, recipe) if job.resume else None
     if saved is not None:  # `eval search --save` may have found better ones meanwhile.
         student.times |= saved.meta.times
+        _say_changed(saved, data, say)
     origin: dict[str, Any] = {"data": {"name": data.name, "size": len(data), **data.facts}}
     if teacher is not None:
         origin["teacher"] = teacher.source
     if command := job.command if saved is None else saved.meta.origin.get("command"):
         origin["command"] = command
     return Prepared(recipe, data, student, teacher, out, device, saved, job.overridden, origin)
+
+
+def _say_changed(saved: Checkpoint, data: ImageSet, say: Say) -> None:
+    """Pictures that came or went meanwhile, such as results of an edit beside them."""
+    size = saved.meta.origin.get("data", {}).get("size", len(data))
+    if size != len(data):
+        say(f"note: '{data.name}' had {size} images when the run began, now it has {len(data)}")
 
 
 def _check_sections(recipe: Recipe, teacher: Model | None) -> None:

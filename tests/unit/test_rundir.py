@@ -7,8 +7,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from cmtool import images
 from cmtool.errors import CheckpointError
 from cmtool.workflows import _rundir
 from cmtool.workflows.fit import Job, Listeners, fit
@@ -62,6 +64,17 @@ def test_the_command_that_began_a_run_is_kept(run):
     assert facts["origin: command"] == "cmtool train digits/dsm --out 'my run'"
     fit(plan(run, None, {}, Listeners()), Listeners())
     assert "origin: command" not in describe(str(run.out), {})
+
+
+def test_images_that_came_meanwhile_are_noticed(run, tmp_path):
+    folder, said = tmp_path / "grey", []
+    for i in range(3):
+        images.save_png(folder / f"{i}.png", np.full((8, 8, 1), i, np.uint8))
+    run = replace(run, data=str(folder))
+    fit(plan(run, None, {}, Listeners()), Listeners())
+    images.save_png(folder / "0.inpaint.png", np.full((8, 8, 1), 9, np.uint8))
+    plan(replace(run, resume=True, overwrite=False), None, {}, Listeners(said.append))
+    assert "note: 'grey' had 3 images when the run began, now it has 4" in said
 
 
 def test_the_holder_is_named(tmp_path):
