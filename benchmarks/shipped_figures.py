@@ -12,8 +12,9 @@ As many images of each class are drawn, a consistency model's in `--steps`, a di
 - FD-lite0 (CIFAR-10) or FD-pixel (MNIST): the same in another space, for lite0 to the first 10,000
   images only, since it takes long.
 
-The lines "real" measure real images in the same way; the classifiers saw those of the training set
-before. Statistics of real images and the small network are kept in the user's cache.
+The line "real" measures the other split's real images in the same way; the classifiers saw those
+of the training set before. Statistics of real images and the small network are kept in the user's
+cache.
 """
 
 import argparse
@@ -155,6 +156,8 @@ def main() -> None:
         print(f"| {what} | {nfe} | {n} | {' | '.join(cells)} | {seconds} |", flush=True)
 
     for split, images in judge.real.items():
+        if split == args.against:
+            continue
         numbers = np.arange(min(args.n, len(images)))
         figures = judge.measure(images.images(numbers), images.labels[numbers])
         row(f"real, {split}", "", len(numbers), figures, "")

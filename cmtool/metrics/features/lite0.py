@@ -20,6 +20,8 @@ SIZE = 224
 DIM = 1280
 CLASSES = 1000
 VERSION = 1
+AT_ONCE = 5
+"""Images that fit into a CPU's cache: a hundred at once take almost twice as long."""
 
 
 def open_lite0(device: torch.device) -> Extractor:
@@ -66,10 +68,14 @@ class _Lite0:
         self.net = net
 
     def __call__(self, images: Tensor, probabilities: bool) -> tuple[Tensor, Tensor | None]:
-        x = (bicubic(images, SIZE) - 127) / 128
-        maps: Tensor = self.net.extract_features(x.contiguous(memory_format=torch.channels_last))  # type: ignore[operator]
-        features = maps.mean((2, 3))
+        parts = torch.split(images, AT_ONCE if images.device.type == "cpu" else len(images))
+        features = torch.cat([self._pooled(part) for part in parts])
         if not probabilities:
             return features, None
         logits: Tensor = self.net._fc(features)  # type: ignore[operator]
         return features, logits.softmax(1)
+
+    def _pooled(self, images: Tensor) -> Tensor:
+        x = (bicubic(images, SIZE) - 127) / 128
+        maps: Tensor = self.net.extract_features(x.contiguous(memory_format=torch.channels_last))  # type: ignore[operator]
+        return maps.mean((2, 3))
