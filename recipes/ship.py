@@ -9,25 +9,31 @@ precision; then it moves the file into the package, with a word on how it was ma
 """
 
 import argparse
-import subprocess
 import sys
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from cmtool import checkpoint, shipped
 from cmtool.checkpoint import Checkpoint
+from cmtool.cli import app
 from cmtool.denoiser import Use
+from cmtool.schedules.karras import Karras
 from cmtool.tensor_file import read_tensors
 
 FAMILIES = {"digits": "digits", "mnist": "mnist-cpu", "cifar10": "cifar10-cpu"}
 """Data to the recipes that suit two CPU cores."""
 NAMES = [*FAMILIES, "digits-teacher"]
+REFINED = ["cifar10"]
+"""Models that a second distillation goes on with."""
 LEVELS: dict[str, dict[Use, tuple[float, ...]]] = {
-    "cifar10": {"superres": (80.0, 3.0, 1.2, 0.6, 0.3, 0.12)}
+    "cifar10": {
+        "colorize": tuple(Karras(sigma_min=0.02, sigma_max=10.0).grid(80).tolist()),
+        "superres": (80.0, 3.0, 1.2, 0.6, 0.3, 0.12),
+    }
 }
-"""Noise levels to edit at, where fewer than the editor's own 18 save time at a little loss: a
-picture four times as large has many tiles, and the small picture tells what large noise would."""
+"""Noise levels to edit at, in place of the editor's own 18. Colours that were drawn before the luma
+could tell anything are chosen anew in many small steps. Few steps save time where a picture four
+times as large has many tiles; the small picture tells what large noise would."""
 RUNS = Path("runs/ship")
 
 
@@ -35,15 +41,17 @@ def main(name: str, run: Path | None) -> None:
     """Makes `cmtool/shipped/NAME.safetensors`."""
     data, wants_teacher = name.removesuffix("-teacher"), name.endswith("-teacher")
     teacher, family = RUNS / f"{data}-teacher", FAMILIES[data]
+    recipe = "dsm" if wants_teacher else "cd-refine" if name in REFINED else "cd"
     if run is None:
         run = teacher if wants_teacher else RUNS / data
         _run("train", f"{family}/dsm", "--out", teacher)
         if not wants_teacher:
             _run("distill", f"{family}/cd", "--teacher", teacher, "--out", run)
-    origin = {
-        "recipe": f"{family}/dsm" if wants_teacher else f"{family}/cd",
-        "command": f"python recipes/ship.py {name}",
-    }
+        if name in REFINED:
+            begun, run = run, RUNS / f"{data}-refined"
+            words = ("--teacher", teacher, "--init", begun, "--out", run)
+            _run("distill", f"{family}/{recipe}", *words)
+    origin = {"recipe": f"{family}/{recipe}", "command": f"python recipes/ship.py {name}"}
     if not wants_teacher:
         origin["teacher"] = "shipped/digits-teacher" if name == "digits" else f"{family}/dsm"
     _pack(name, run, origin)
@@ -62,7 +70,11 @@ def _pack(name: str, run: Path, origin: dict[str, str]) -> None:
     draft = RUNS / "exports" / f"{name}.safetensors"
     _cmtool("export", "safetensors", run, "--dtype", "float16", "--out", draft, "--overwrite")
     meta, recipe = checkpoint.parse_config(checkpoint.read_header(draft) or "", str(draft))
-    meta = replace(meta, origin=meta.origin | origin, times=meta.times | LEVELS.get(name, {}))
+    licences = {
+        what: held for what, held in meta.origin["licences"].items() if "teacher" not in what
+    }
+    origin = meta.origin | origin | {"licences": licences}  # The teacher is ours, of the same data.
+    meta = replace(meta, origin=origin, times=meta.times | LEVELS.get(name, {}))
     target = shipped.FOLDER / draft.name
     checkpoint.write_file(target, meta, recipe, read_tensors(draft))
     target.chmod(0o644)  # safetensors gives its files to their owner alone.
@@ -70,14 +82,10 @@ def _pack(name: str, run: Path, origin: dict[str, str]) -> None:
 
 
 def _cmtool(*words: object) -> None:
+    """A command, which saves on Ctrl-C and ends the program if it fails."""
     command = [str(word) for word in words]
     print("$ cmtool", *command, flush=True)
-    process = subprocess.Popen([sys.executable, "-m", "cmtool", *command])
-    while process.poll() is None:
-        with suppress(KeyboardInterrupt):  # The command hears of it too, and saves first.
-            process.wait()
-    if process.returncode != 0:
-        sys.exit(process.returncode)
+    app(command, standalone_mode=False)
 
 
 if __name__ == "__main__":

@@ -82,6 +82,7 @@ SCRIPTS = {
     "benchmarks/digits_methods.py": "runs/digits-dsm 1 cd",
     "benchmarks/digits_quality.py": "runs/digits-cd",
     "benchmarks/editing.py": "--model runs/cifar10-cd --images 1 --tasks colorize --methods plain",
+    "benchmarks/equal_time.py": "1 runs/choices 'cd = distill digits/cd --teacher runs/digits-dsm'",
     "benchmarks/eval_overhead.py": "8",
     "benchmarks/export_engines.py": "runs/digits-cd --batch 1 --rounds 1",
     "benchmarks/inverse_operators.py": "runs/cifar10-cd",
