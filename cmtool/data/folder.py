@@ -157,6 +157,8 @@ def _broken_file() -> Iterator[None]:
     try:
         yield
     except DataError as problem:
+        if problem.hint not in (None, images.AGAIN):  # An encrypted zip: all its files are.
+            raise
         cure = problem.hint or "mend it"
         hint = f"{cure}, or leave such files out: --set data.skip_broken=true"
         raise DataError(problem.message, hint) from problem
