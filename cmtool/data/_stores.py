@@ -12,6 +12,8 @@ from cmtool.errors import DataError
 
 MAX_FILE_BYTES = 512 * 2**20
 """No image file is larger; a member of a zip that claims more is refused before it is unpacked."""
+UNPACK = "unpack an encrypted zip first"
+"""What to do about all files of a zip at once."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,7 @@ def zip_store(path: Path, where: str) -> Store:
             # data say.
             return archive.read(members[name])
         except RuntimeError as problem:
-            raise DataError(
-                f"cannot read '{title}': {problem}", "unpack an encrypted zip first"
-            ) from problem
+            raise DataError(f"cannot read '{title}': {problem}", UNPACK) from problem
         except (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError) as problem:
             raise DataError(f"cannot read '{title}': {problem}") from problem
 

@@ -283,6 +283,13 @@ def test_common_folder() -> None:
     assert common_folder(["1.png"]) == ""
 
 
+@pytest.mark.parametrize("content", [b"no image at all", png()[:40], b""])
+def test_a_file_that_cannot_be_read_may_be_left_out(content: bytes, packed) -> None:
+    with pytest.raises(DataError) as caught:
+        open_data(packed({"a.png": content, "b.png": png()}))
+    assert str(caught.value.hint).endswith("leave such files out: --set data.skip_broken=true")
+
+
 # Splits
 
 
