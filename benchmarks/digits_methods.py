@@ -11,19 +11,19 @@ most of them does. FD-pixel is measured as in the demo, 1,000 samples to the hel
 import sys
 import tempfile
 import time
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from equal_time import seconds_a_step
 
 import cmtool
 from cmtool import images, registry
 from cmtool.data.catalog import open_data
 from cmtool.metrics.frechet import Moments, frechet_distance, pixel_features
 from cmtool.workflows import distill, train
-from cmtool.workflows.fit import Job, Listeners, Prepared, fit, make_trainer
+from cmtool.workflows.fit import Job, Listeners, Prepared, fit
 
-SAMPLES, WARM, TIMED = 1000, 5, 20
+SAMPLES = 1000
 
 
 def plan(method: str, teacher: Path, out: Path, *overrides: str) -> Prepared:
@@ -32,17 +32,6 @@ def plan(method: str, teacher: Path, out: Path, *overrides: str) -> Prepared:
     if registry.load("losses", method).needs_teacher_model:
         return distill.plan(job, teacher, {}, Listeners())
     return train.plan(job, teacher, {}, Listeners())
-
-
-def seconds_a_step(method: str, teacher: Path, out: Path) -> float:
-    """Measured on steps that come after a few to warm up."""
-    steps = make_trainer(plan(method, teacher, out)).steps()
-    for _ in islice(steps, WARM):
-        pass
-    began = time.perf_counter()
-    for _ in islice(steps, TIMED):
-        pass
-    return (time.perf_counter() - began) / TIMED
 
 
 def main(teacher: Path, budget: float, methods: list[str]) -> None:
@@ -63,7 +52,8 @@ def main(teacher: Path, budget: float, methods: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for method in methods:
             out = Path(folder) / method
-            steps = max(1, round(budget / seconds_a_step(method, teacher, out)))
+            speed = seconds_a_step(plan(method, teacher, out), time.perf_counter)
+            steps = max(1, round(budget / speed))
             began = time.perf_counter()
             keys = [f"train.steps={steps}"]
             if hasattr(registry.load("losses", method), "tangent_warmup"):

@@ -155,12 +155,11 @@ def main() -> None:
         cells = [f"{figures[0]:.2%}", *(f"{figure:.3f}" for figure in figures[1:])]
         print(f"| {what} | {nfe} | {n} | {' | '.join(cells)} | {seconds} |", flush=True)
 
-    for split, images in judge.real.items():
-        if split == args.against:
-            continue
-        numbers = np.arange(min(args.n, len(images)))
-        figures = judge.measure(images.images(numbers), images.labels[numbers])
-        row(f"real, {split}", "", len(numbers), figures, "")
+    other = "test" if args.against == "train" else "train"
+    real = judge.real[other]
+    numbers = np.arange(min(args.n, len(real)))
+    figures = judge.measure(real.images(numbers), real.labels[numbers])
+    row(f"real, {other}", "", len(numbers), figures, "")
     for path, model in models.items():
         diffusion = model.kind == "diffusion"
         n = args.nfe_n or args.n if diffusion else args.n
