@@ -161,7 +161,6 @@ def test_classes_and_weights_of_the_model_in_the_line(runs: Path):
     assert offered("sample", "broken.safetensors", "--label", "") == []
 
 
-@pytest.mark.skipif(not shipped.names(), reason="no model is in the package")
 def test_classes_of_a_shipped_model():
     assert "7" in offered("sample", "shipped/digits", "--label", "")
 

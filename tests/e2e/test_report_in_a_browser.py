@@ -98,7 +98,8 @@ def test_as_it_is_written(browser: str, page: Path, tmp_path: Path):
     assert complaints == []
     assert shown(dom) == ["step 300"]  # The address chose it: the script has run.
     assert dom.count("<path") == 2 * 3
-    for name, path in zip(("loss", "N", "grad_norm"), re.findall(r'class="line" d="(.*?)"', dom)):  # noqa: B905
+    curves = re.findall(r'class="line" d="(.*?)"', dom)
+    for name, path in zip(("loss", "N", "grad_norm"), curves, strict=True):
         points = [tuple(map(float, pair.split())) for pair in path.removeprefix("M").split("L")]
         lines = [record(step) for step in range(10, 601, 10)]
         assert len(points) == len(lines)
