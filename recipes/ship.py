@@ -23,8 +23,8 @@ from cmtool.tensor_file import read_tensors
 FAMILIES = {"digits": "digits", "mnist": "mnist-cpu", "cifar10": "cifar10-cpu"}
 """Data to the recipes that suit two CPU cores."""
 NAMES = [*FAMILIES, "digits-teacher"]
-REFINED = ["cifar10"]
-"""Models that a second distillation goes on with."""
+REFINED = {"cifar10": 2}
+"""How many more distillations a model goes through, each from the one before."""
 LEVELS: dict[str, dict[Use, tuple[float, ...]]] = {
     "cifar10": {
         "colorize": tuple(Karras(sigma_min=0.02, sigma_max=10.0).grid(80).tolist()),
@@ -47,8 +47,8 @@ def main(name: str, run: Path | None) -> None:
         _run("train", f"{family}/dsm", "--out", teacher)
         if not wants_teacher:
             _run("distill", f"{family}/cd", "--teacher", teacher, "--out", run)
-        if name in REFINED:
-            begun, run = run, RUNS / f"{data}-refined"
+        for number in range(REFINED.get(name, 0)):
+            begun, run = run, RUNS / f"{data}-refined-{number + 1}"
             words = ("--teacher", teacher, "--init", begun, "--out", run)
             _run("distill", f"{family}/{recipe}", *words)
     origin = {"recipe": f"{family}/{recipe}", "command": f"python recipes/ship.py {name}"}
