@@ -12,6 +12,7 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import deepinv
 import numpy as np
@@ -28,7 +29,7 @@ from cmtool.images import from_uint8, to_uint8
 from cmtool.metrics import similarity
 from cmtool.rng import SeedRng
 from cmtool.workflows._edit_job import Wish, make_job
-from cmtool.workflows._edit_run import run_job
+from cmtool.workflows._edit_run import Job, run_job
 
 SIGMA = 0.2
 SMALL = 1e-3
@@ -86,10 +87,9 @@ class Task:
         edit = editor.prepare(given, SeedRng(0, [0] * len(clean)), **pictures)
         return cls(name, editor, given, edit, mask)
 
-    def ours(self, model: Denoiser, steps: int | None, inner: int | None = None) -> Tensor:
+    def ours(self, job: Job) -> Tensor:
         """What `cmtool edit` does."""
         pictures = {"mask": self.mask} if "mask" in self.editor.pictures else {}
-        job = make_job(model, self.editor, Wish(steps, inner_steps=inner))
         return run_job(job, self.given, pictures, SeedRng(0, [0] * len(self.given))).result
 
     def plain(self) -> Tensor:
@@ -247,19 +247,20 @@ def tables(o: argparse.Namespace) -> None:
         print(f"\n### {name} {TASKS[name] or ''}\n")
         print("| method | PSNR | SSIM | LPIPS | error | s/picture | pictures |")
         print("|---|---|---|---|---|---|---|")
-        steps = o.steps or task.editor.steps
         # A teacher's path for every level, and DPS's gradients, are dear: fewer pictures.
         methods: dict[str, tuple[Task, str, Callable[[Task], Tensor]]] = {
             "plain": (task, PLAIN[name], Task.plain)
         }
         if model is not None:
-            methods["ours"] = (task, f"ours, {steps} steps", lambda t: t.ours(model, o.steps))
+            job = make_job(model, task.editor, Wish(o.steps))
+            methods["ours"] = (task, f"ours, {len(job.levels)} steps", partial(Task.ours, job=job))
         if teacher is not None:
+            slow = make_job(teacher, task.editor, Wish(o.steps, inner_steps=o.inner_steps))
             methods |= {
                 "teacher": (
                     few,
-                    f"ours with the teacher, {steps} steps",
-                    lambda t: t.ours(teacher, o.steps, o.inner_steps),
+                    f"ours with the teacher, {len(slow.levels)} steps",
+                    partial(Task.ours, job=slow),
                 ),
                 "diffpir": (task, f"DiffPIR, {o.nfe}", lambda t: diffpir(t, teacher, o.nfe)),
                 "dps": (few, f"DPS, {o.nfe}", lambda t: dps(t, teacher, o.nfe, o.dps_weight)),
