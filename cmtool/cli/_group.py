@@ -37,7 +37,8 @@ def _told(*, debug: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        error("stopped before there was anything to save", None)
+        again = "the same command begins again, or says how to go on"
+        error("stopped; what was saved before is kept", again)
         sys.exit(130)
     except BrokenPipeError:
         raise

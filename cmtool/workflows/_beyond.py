@@ -184,7 +184,8 @@ def stoppable() -> Iterator[Callable[[], None]]:
 
         def check() -> None:
             if signals.caught:
-                raise Stopped("stopped; nothing is written", None, signals.caught)
+                again = "the same command begins again"
+                raise Stopped("stopped; nothing is written", again, signals.caught)
 
         yield check
 

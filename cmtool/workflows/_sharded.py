@@ -148,6 +148,9 @@ def _tell_kept(draft: Draft, here: Processes, error: CmtoolError) -> NoReturn:
         error.message += f"; {kept} of {draft.n} images are kept in '{draft.folder}'"
         go_on = "the same command with --resume goes on"
         error.hint = f"{error.hint}; {go_on}" if error.hint else go_on
-    elif here.first:
-        draft.discard_empty()
+    else:
+        if here.first:
+            draft.discard_empty()
+        if isinstance(error, Stopped):
+            error.hint = "the same command begins again"
     raise error

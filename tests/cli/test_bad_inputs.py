@@ -260,9 +260,33 @@ def test_an_impatient_ctrl_c_while_sampling(
     no_traceback(done)
     assert done.exit_code == 130
     kept = f"; 2 of 4 images are kept in '.{out}.part'" if finished else ""
-    hint = "hint: the same command with --resume goes on\n" if finished else ""
-    assert done.stderr.endswith(f"error: stopped at once{kept}\n{hint}")
+    hint = "with --resume goes on" if finished else "begins again"
+    assert done.stderr.endswith(f"error: stopped at once{kept}\nhint: the same command {hint}\n")
     assert os.listdir() == ([f".{out}.part"] if finished else [])
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("cmtool.workflows.eval_classes.open_one", "eval classes --model cm"),
+        ("cmtool.workflows.edit.make_editor", "edit colorize rgb.png"),
+        ("cmtool.workflows.fit.fit", "train small.toml --max-steps 1"),
+    ],
+)
+def test_ctrl_c_where_nobody_waits_for_it(
+    place: str, words: str, here: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(place, interrupted)
+    done = cmtool(*words.split())
+    no_traceback(done)
+    assert done.exit_code == 130
+    assert done.stderr.endswith(
+        "error: stopped; what was saved before is kept\n"
+        "hint: the same command begins again, or says how to go on\n"
+    )
 
 
 @pytest.mark.parametrize("limit", [3000, 30_000])
