@@ -89,20 +89,20 @@ def _methods(ctx: typer.Context) -> list[str]:
     return [name for name in registry.names("losses") if wanted in _source("losses", name)]
 
 
-def _keys(ctx: typer.Context) -> list[str]:
+def recipe_keys() -> list[str]:
     """Every key of a recipe, section.field=."""
     from cmtool.recipe import Recipe
 
     kinds = {base.lower(): kind for kind, base in registry.KINDS.items()}
-    keys = []
+    found = []
     for section in dataclasses.fields(Recipe):
         if section.name in kinds:
             fields = ["name", *sorted(_fields_of(kinds[section.name]))]
         else:
             settings: Any = section.default_factory
             fields = [field.name for field in dataclasses.fields(settings)]
-        keys += [f"{section.name}.{field}=" for field in fields]
-    return keys
+        found += [f"{section.name}.{field}=" for field in fields]
+    return found
 
 
 def _fields_of(kind: str) -> set[str]:
@@ -164,6 +164,6 @@ solver = offer(lambda ctx: registry.names("solvers"))
 schedule = offer(lambda ctx: registry.names("schedules"))
 format_ = offer(lambda ctx: registry.names("formats"))
 features = offer(lambda ctx: FEATURES, ".pt", ".pt2", ".ts")
-setting = offer(_keys)
+setting = offer(lambda ctx: recipe_keys())
 label = several(_labels)
 weights = offer(_weights)

@@ -10,10 +10,12 @@ from cmtool.errors import RecipeError
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command(epilog=see_also("sampling.md", "eval", "eval search"))(sample)
+    page = see_also("sampling.md", "eval", "eval search")
+    app.command(epilog=page, context_settings={"allow_extra_args": True})(sample)
 
 
 def sample(
+    ctx: typer.Context,
     model: opt.ModelArg = None,
     steps: opt.StepsOpt = None,
     times: opt.TimesOpt = None,
@@ -45,8 +47,6 @@ def sample(
 
     - `cmtool sample runs/digits-cd --times 80,0.8` : two steps at these noise levels
 
-    - `cmtool sample runs/digits-dsm --steps 35 --solver heun` : the teacher
-
     - `cmtool sample runs/digits-cd --compare @1,@2,runs/digits-dsm@35 --out three.png` : rows
 
     - `cmtool sample runs/cifar10-cd --n 50000 --out samples.npz` : for ADM's evaluator
@@ -56,6 +56,9 @@ def sample(
     from cmtool.workflows.load import parse_facts
     from cmtool.workflows.sample import Request, compare_to_file, path_to_file, sample_to_files
 
+    if ctx.args:
+        hint = f"--compare {','.join([str(model), *ctx.args])} draws a row of each"
+        raise RecipeError(f"one model a command, and there is also '{ctx.args[0]}'", hint)
     request = Request(
         *(n, steps, times, solver, schedule, gamma, seed, label, per_label, guidance, truncation),
         *(out, overwrite, batch_size, resume, compare, engine),

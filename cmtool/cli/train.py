@@ -8,12 +8,12 @@ import typer
 from cmtool.cli import _complete
 from cmtool.cli._help import see_also
 from cmtool.cli._options import FactsOpt, RecipeArg, RunOptions, with_options
-from cmtool.cli._run import run
+from cmtool.cli._run import Command, run
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command(epilog=see_also("train.md", "distill", "sample"))(train)
+    app.command(cls=Command, epilog=see_also("train.md", "distill", "sample"))(train)
 
 
 @with_options
