@@ -49,6 +49,8 @@ def _first(channels: int | None, *, labelled: bool) -> tuple[list[str], Path | N
         if reason is None:
             if shipped.is_name(path.as_posix()):
                 told.append(f"no model is given: taking {path}, which comes with cmtool")
+                if path.name != PREFERRED[0]:
+                    told.append("it knows digits alone; for a photograph --model shipped/cifar10")
             return told, path
         told.append(f"passed over {path}: {reason}")
     return told, None

@@ -119,9 +119,10 @@ class OneFile:
             sigma = float(outcome.sigma[0])
             self.say(f"{task.source}: noise of {sigma:.3g}, that is {127.5 * sigma:.3g}/255")
         if outcome.tol and outcome.error is not None and outcome.error.max() > outcome.tol:
+            clean = "" if outcome.truth is not None else "; a clean picture takes --simulate"
             self.say(
                 f"{task.source}: the result misses the measurement by {outcome.error.max():.2g}, "
-                f"more than the tolerance {outcome.tol:g}"
+                f"more than the tolerance {outcome.tol:g}{clean}"
             )
         return self._write(task, whole, image, outcome, steps)
 

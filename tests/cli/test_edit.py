@@ -242,7 +242,10 @@ def test_a_missed_measurement_is_told(here: Path):
     Image.fromarray(wild).save("in.png")
     words = ("deblur", "in.png", "--overwrite")
     assert "more than the tolerance" not in edit(*words, "--tol", "0.9", model="cm").stderr
-    assert "more than the tolerance 1e-05" in edit(*words, "--tol", "1e-5", model="cm").stderr
+    told = edit(*words, "--tol", "1e-5", model="cm").stderr
+    assert "more than the tolerance 1e-05; a clean picture takes --simulate\n" in told
+    told = edit(*words, "--tol", "1e-5", "--simulate", model="cm").stderr
+    assert "more than the tolerance 1e-05\n" in told
 
 
 def test_grey_pictures_and_coloured_models(here: Path):

@@ -213,6 +213,12 @@ def test_the_fitting_one_is_taken(folder: Path):
     assert Path("exports/cifar10.safetensors").is_file()
     assert chosen(*inpaint, "rgb.png") == "shipped/cifar10"
     assert chosen(*inpaint, "grey.png") == "shipped/mnist"
+    done = cmtool(*inpaint, "grey.png", "--overwrite")
+    assert done.stderr.startswith(
+        "passed over shipped/cifar10: its images have 3 channel(s), not 1\n"
+        "no model is given: taking shipped/mnist, which comes with cmtool\n"
+        "it knows digits alone; for a photograph --model shipped/cifar10\n"
+    )
     assert chosen("edit", "colorize", "grey.png", *few) == "shipped/cifar10"
     (folder / "mnist.safetensors").unlink()
     assert chosen(*inpaint, "grey.png") == "shipped/cifar10"  # digits would ask for a class
