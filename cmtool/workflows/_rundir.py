@@ -102,6 +102,10 @@ def locked(out: Path) -> Iterator[None]:
             ) from None
         except OSError:
             pass
+        if os.fstat(file.fileno()).st_nlink == 0:  # Removed after it was opened: it keeps none out.
+            raise CheckpointError(
+                f"another process left '{out}' at this moment", "the same command again"
+            )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}")
         file.flush()

@@ -1,5 +1,6 @@
 """Two runs never train into one folder; a run that was killed keeps nobody out."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -83,6 +84,27 @@ def test_the_holder_is_named(tmp_path):
         pytest.raises(CheckpointError, match=rf"process {os.getpid()} on .+ trains into"),
         _rundir.locked(tmp_path),
     ):
+        pass
+
+
+def test_a_lock_that_was_removed_meanwhile_is_not_taken(tmp_path, monkeypatch):
+    flock = fcntl.flock
+    for again in (False, True):  # The other removed it; a third has made a new one.
+
+        def late(file, how, again=again):
+            (tmp_path / "lock").unlink()
+            if again:
+                (tmp_path / "lock").write_text("process 7 on a-node")
+            flock(file, how)
+
+        monkeypatch.setattr("fcntl.flock", late)
+        with pytest.raises(CheckpointError) as no, _rundir.locked(tmp_path):
+            pass
+        assert no.value.message == f"another process left '{tmp_path}' at this moment"
+        assert no.value.hint == "the same command again"
+        assert [p.read_text() for p in tmp_path.iterdir()] == again * ["process 7 on a-node"]
+    monkeypatch.setattr("fcntl.flock", flock)
+    with _rundir.locked(tmp_path):
         pass
 
 
