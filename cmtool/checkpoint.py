@@ -147,9 +147,8 @@ def _network(recipe: Recipe, meta: Meta) -> nn.Module:
     try:
         return recipe.network.build(size, channels, len(meta.classes))
     except ValueError as error:
-        raise CheckpointError(
-            f"network: {error}", "change it with --set network.KEY=VALUE"
-        ) from None
+        hint = "--set network.KEY=VALUE, or another --set data.image_size"
+        raise CheckpointError(f"network: {error}", hint) from None
 
 
 def _times(recipe: Recipe) -> dict[Use, tuple[float, ...]]:

@@ -33,6 +33,7 @@ from cmtool.workflows._default import PREFERRED, default_model
 from cmtool.workflows.load import open_model
 
 ROOT = Path(__file__).parents[2]
+LOGS = ROOT / "recipes" / "logs"
 ALL = ["cifar10", "digits", "digits-teacher", "mnist"]
 
 
@@ -91,6 +92,16 @@ def test_a_file_is_what_its_recipe_makes(name: str):
     assert recipe.train == replace(today.train, **same)
     if today.network is not None:
         assert recipe.network == today.network
+
+
+@pytest.mark.parametrize("name", shipped.names())
+def test_its_training_is_logged(name: str):
+    meta, recipe = described(name)
+    kind = meta.origin["recipe"].split("/")[1]
+    logs = sorted(LOGS.glob(f"{recipe.data.name}-{kind}*.jsonl"))
+    lines = [json.loads(line) for line in logs[-1].read_text().splitlines()]
+    assert lines[-1]["index"] == meta.step
+    assert lines[-1]["images"] == meta.step * recipe.train.batch_size
 
 
 def test_colours_are_edited_without_a_class():
