@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from typer.core import TyperGroup
@@ -25,6 +26,16 @@ class Group(TyperGroup):
         ctx.meta.setdefault(TYPED, tuple(args))
         with _told(debug="--debug" in args):
             return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Finds the command by its name; a file in its place is told apart from a wrong name."""
+        if args[0] not in self.commands and Path(args[0]).exists():
+            before = f"cmtool {ctx.info_name}" if ctx.parent else "cmtool"
+            raise CmtoolError(
+                f"'{args[0]}' stands where a command is expected",
+                f"{before} COMMAND {args[0]}, commands: {', '.join(self.commands)}",
+            )
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the command."""

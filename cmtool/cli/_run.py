@@ -30,7 +30,8 @@ class Command(TyperCommand):
             unknown = type(problem).__name__ == "NoSuchOption"
             option = str(getattr(problem, "option_name", ""))
             settings = _settings(option, typed) if unknown else []
-            if not settings:
+            near = getattr(problem, "possibilities", None) or []
+            if not settings or any(name.endswith(option.lstrip("-")) for name in near):
                 raise
             told = f"there is no option '{option}', it is a key of the recipe"
             raise RecipeError(told, " or ".join(settings)) from None
