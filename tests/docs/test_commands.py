@@ -1,10 +1,10 @@
 """Every command and every piece of Python in the pages works; the convention is in doc_pages.py."""
 
-import importlib.util
 import os
 from pathlib import Path
 
 import pytest
+from by_path import module_at
 from doc_pages import WORDS, Block, Page, commands_of, pages
 from doc_runs import SCRIPTS, problem_of, problem_of_cmtool, run, script
 
@@ -69,12 +69,7 @@ def go_through(page: Page, folder: Path, *, slow: bool) -> None:
     more = Path(__file__).parent / f"fixtures_{page.name.removeprefix('docs/')[:-3]}.py"
     more = more.with_name(more.name.replace("/", "_"))
     if more.is_file():
-        spec = importlib.util.spec_from_file_location(more.stem, more)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        module.make(folder)
+        module_at(more).make(folder)
     wrong, names = [], {"__name__": "page"}
     for block in runnable(page):
         if "skip" in block.marks or ("slow" in block.marks and not slow):

@@ -1,11 +1,11 @@
 """`recipes/ship.py` trains, distils, refines and packs, and goes on where it was stopped."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from by_path import module_at
 from doc_pages import ROOT
 from doc_world import SHORT, TINY
 
@@ -16,11 +16,7 @@ from cmtool.tensor_file import read_tensors
 @pytest.fixture
 def ship(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script with small networks, two steps a training, and a package of its own to fill."""
-    spec = importlib.util.spec_from_file_location("ship", ROOT / "recipes" / "ship.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = module_at(ROOT / "recipes" / "ship.py")
     really = module._cmtool
 
     def shortly(command: str, *words: object) -> None:

@@ -1,7 +1,6 @@
 """The models that come with the package: what they are, that they keep their figures, that they go
 by name wherever a model is taken, and that they are taken where none is named."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from by_path import module_at
 from cli_world import SMALL, cmtool, must
 from PIL import Image
 
@@ -315,11 +315,7 @@ def test_a_run_is_packed_by_its_recipe(folder: Path, monkeypatch: pytest.MonkeyP
     """`ship.py NAME --from RUN`: the file has the run's weights, rounded, and its origin."""
     Path("small.toml").write_text(SMALL)
     assert cmtool("train", "small.toml", "--out", "run").exit_code == 0
-    spec = importlib.util.spec_from_file_location("ship", ROOT / "recipes" / "ship.py")
-    assert spec is not None
-    assert spec.loader is not None
-    ship = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(ship)
+    ship = module_at(ROOT / "recipes" / "ship.py")
     monkeypatch.setattr(ship, "_cmtool", lambda *words: must(*map(str, words)))
     ship.main("digits-teacher", Path("run"))
     made, run = open_model("shipped/digits-teacher"), open_model("run")
