@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+# Else DDP imports it, when processes have met: the defaults of its functions then hold their group.
+import torch.distributed.nn.functional  # noqa: F401
 from accelerate import Accelerator
 from torch import Tensor, nn
 
@@ -150,6 +153,14 @@ class Trainer:
                         "the same command with --resume goes on",
                         caught,
                     )
+
+    def end(self) -> None:
+        """Leaves the other processes and closes the tracker; no step can follow."""
+        # Gloo's threads live as long as the processes' group, which DDP holds, itself in cycles of
+        # references; a thread that outlives the interpreter may abort the process.
+        self._objective = self.accelerator.unwrap_model(self._objective)
+        self.accelerator.free_memory()
+        self.accelerator.end_training()
 
     def averaged(self, index: int = 0) -> Denoiser:
         """A copy of the student that carries an average of its weights, in evaluation mode."""

@@ -223,13 +223,16 @@ def fit(prepared: Prepared, listeners: Listeners) -> FitReport:
     """
     began = time.perf_counter()
     trainer = make_trainer(prepared)
-    if prepared.saved is not None:
-        _check_stage(trainer, prepared.saved)
-        trainer.resume(prepared.saved)
-        listeners.say(f"resuming {prepared.saved.path} at step {trainer.step}")
-    main = trainer.accelerator.is_main_process
-    with _rundir.locked(prepared.out) if main else nullcontext():
-        steps, loss = _train(trainer, prepared, listeners)
+    try:
+        if prepared.saved is not None:
+            _check_stage(trainer, prepared.saved)
+            trainer.resume(prepared.saved)
+            listeners.say(f"resuming {prepared.saved.path} at step {trainer.step}")
+        main = trainer.accelerator.is_main_process
+        with _rundir.locked(prepared.out) if main else nullcontext():
+            steps, loss = _train(trainer, prepared, listeners)
+    finally:
+        trainer.end()
     seen = steps * prepared.recipe.train.batch_size
     return FitReport(prepared.out, steps, seen, loss, time.perf_counter() - began)
 
@@ -255,7 +258,6 @@ def _train(trainer: Trainer, prepared: Prepared, listeners: Listeners) -> tuple[
         if main and (last or steps % recipe.train.sample_every == 0):
             _save_grid(trainer, out / "samples" / f"step-{steps:08d}.png")
         listeners.progress(report, trainer)
-    accelerator.end_training()
     return steps, loss
 
 

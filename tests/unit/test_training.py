@@ -403,6 +403,48 @@ def test_two_processes_equal_one(job, tmp_path):
         assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-5)
 
 
+ENDS = """
+import os, sys
+from pathlib import Path
+from cmtool.errors import RecipeError
+from cmtool.workflows.fit import Job, Listeners, fit
+from cmtool.workflows.train import plan
+recipe, out, error = sys.argv[1:]
+tasks = Path("/proc/self/task")
+def progress(report, trainer):
+    names = [(task / "comm").read_text().strip() for task in tasks.iterdir()]
+    assert any("gloo" in name for name in names), names
+    if error == "error":
+        raise RecipeError("enough")
+try:
+    job = Job(recipe, overrides=("train.steps=2",), out=Path(out))
+    fit(plan(job, None, {}, Listeners()), Listeners(progress=progress))
+except RecipeError:
+    assert error == "error"
+names = [(task / "comm").read_text().strip() for task in tasks.iterdir()]
+Path(out, os.environ["RANK"]).write_text(" ".join(n for n in names if "gloo" in n) or "none")
+"""
+
+
+@pytest.mark.multi
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="/proc/self/task names threads")
+@pytest.mark.parametrize("end", ["error", "well"])
+def test_no_thread_of_the_other_processes_outlives_a_run(job, tmp_path, end):
+    """One that runs when the interpreter ends may abort the process, after all work is done."""
+    (tmp_path / "ends.py").write_text(ENDS)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    out = tmp_path / "ended"
+    done = subprocess.run(
+        [*torchrun, str(tmp_path / "ends.py"), job().recipe, str(out), end],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [(out / rank).read_text() for rank in "01"] == ["none", "none"]
+
+
 def test_the_recipe_counts_and_not_what_the_launcher_was_configured_with(job, monkeypatch):
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")

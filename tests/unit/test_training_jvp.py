@@ -49,7 +49,6 @@ from pathlib import Path
 import torch
 from cmtool.workflows import fit as fitting
 from cmtool.workflows.train import plan
-# In a function: what is left for the exit of the interpreter to remove may abort the process.
 def main():
     recipe, out = sys.argv[1:]
     job = fitting.Job(recipe, overrides=("train.micro_batch=2",), out=Path(out))
@@ -68,7 +67,7 @@ def main():
     trainer._one_step()
     if accelerator.is_main_process:
         torch.save(found, out)
-    accelerator.end_training()
+    trainer.end()
 main()
 """
 
