@@ -12,8 +12,10 @@ from cmtool.errors import DataError
 
 MAX_FILE_BYTES = 512 * 2**20
 """No image file is larger; a member of a zip that claims more is refused before it is unpacked."""
-UNPACK = "unpack an encrypted zip first"
-"""What to do about all files of a zip at once."""
+READ_ERRORS = (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError)
+"""What damage in a zip, or a compression that Python does not know, raises."""
+ENCRYPTED = 1
+"""Bit of a zip member's flags."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ def zip_store(path: Path, where: str) -> Store:
         members = {member.filename: member for member in archive.infolist() if not member.is_dir()}
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as problem:
         raise DataError(f"cannot read the zip '{where}': {problem}") from problem
+    if any(member.flag_bits & ENCRYPTED for member in members.values()):
+        raise DataError(f"the zip '{where}' is encrypted", "unpack it, and pass the folder")
 
     def get(name: str) -> bytes:
         title = f"{where}/{name}"
@@ -112,9 +116,7 @@ def zip_store(path: Path, where: str) -> Store:
             # zipfile hands out no more bytes than the size just checked, whatever the compressed
             # data say.
             return archive.read(members[name])
-        except RuntimeError as problem:
-            raise DataError(f"cannot read '{title}': {problem}", UNPACK) from problem
-        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError) as problem:
+        except READ_ERRORS as problem:
             raise DataError(f"cannot read '{title}': {problem}") from problem
 
     return Store(where, tuple(sorted(filter(_visible, members))), get)

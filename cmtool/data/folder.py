@@ -13,7 +13,7 @@ import numpy as np
 from cmtool import images
 from cmtool.data import base
 from cmtool.data._labels import Classes, of_folders, of_json, of_split
-from cmtool.data._stores import UNPACK, Store
+from cmtool.data._stores import Store
 from cmtool.data.base import ImageSet, Indices, Pixels, Say
 from cmtool.errors import DataError
 
@@ -157,8 +157,6 @@ def _broken_file() -> Iterator[None]:
     try:
         yield
     except DataError as problem:
-        if problem.hint == UNPACK:  # No file of the zip would be left.
-            raise
         cure = problem.hint or "mend it"
         hint = f"{cure}, or leave such files out: --set data.skip_broken=true"
         raise DataError(problem.message, hint) from problem

@@ -255,8 +255,20 @@ def test_an_encrypted_zip(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(DataError) as caught:
         open_data(str(path))
-    assert "password required" in caught.value.message
-    assert caught.value.hint == "unpack an encrypted zip first"
+    assert caught.value.message == f"the zip '{path}' is encrypted"
+    assert caught.value.hint == "unpack it, and pass the folder"
+
+
+def test_a_zip_member_in_a_compression_that_python_does_not_know(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.png", png(tmp_path))
+    content = bytearray(path.read_bytes())
+    content[8] = content[content.index(b"PK\x01\x02") + 10] = 9  # Deflate64.
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="compression") as caught:
+        open_data(str(path))
+    assert "data.skip_broken=true" in caught.value.hint
 
 
 def test_a_large_file_in_a_folder_is_refused(
