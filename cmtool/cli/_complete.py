@@ -77,6 +77,17 @@ def _models(ctx: typer.Context) -> list[str]:
     return sorted(runs) + [shipped.PREFIX + name for name in shipped.names()]
 
 
+def _teachers(ctx: typer.Context) -> list[str]:
+    return [name for name in _models(ctx) if _is_diffusion(Path(name))]
+
+
+def _is_diffusion(model: Path) -> bool:
+    try:
+        return bool(_header(model)["kind"] == "diffusion")
+    except (OSError, ValueError, KeyError):  # A run that is broken or has no step yet.
+        return False
+
+
 def _recipes(ctx: typer.Context) -> list[str]:
     from cmtool import recipe  # Here, as it costs a tenth of a help page's time.
 
@@ -143,7 +154,11 @@ def _meta(ctx: typer.Context) -> Any:
     """What the model that stands in the line says of itself."""
     given = ctx.params["model"] or ctx.args  # Unparsed before an option without its value.
     last = given[-1] if isinstance(given, list | tuple) else given
-    model = Path(str(last).partition("@")[0])
+    return _header(Path(str(last).partition("@")[0]))
+
+
+def _header(model: Path) -> Any:
+    """What a run's last checkpoint, or a file, says of itself."""
     if shipped.is_name(model.as_posix()):
         model = shipped.path(model.as_posix())
     if model.is_file():
@@ -155,6 +170,7 @@ def _meta(ctx: typer.Context) -> Any:
 
 
 model = offer(_models, *WEIGHTS, files=True)
+teacher = offer(_teachers, *WEIGHTS, files=True)
 model_or_data = offer(lambda ctx: [*_models(ctx), *data.names()], *WEIGHTS, files=True)
 models = several(_models)
 recipe = offer(_recipes, ".toml", files=True)

@@ -113,7 +113,8 @@ TimesOpt = Annotated[
     ),
 ]
 CountOpt = Annotated[
-    int | None, typer.Option("--n", help="Number of images, 0 .. N-1 of the seed; 64 if left out.")
+    int | None,
+    typer.Option("--n", "-n", help="Number of images, 0 .. N-1 of the seed; 64 if left out."),
 ]
 SeedOpt = Annotated[
     int, typer.Option(help="Chooses the noise: image i depends on model, seed and i alone.")

@@ -3,50 +3,16 @@
 import math
 import shlex
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
-from typer.core import TyperCommand
 
-from cmtool.cli import _complete
 from cmtool.cli._console import result, say, training_bar
 from cmtool.cli._group import TYPED
 from cmtool.cli._options import RunOptions
-from cmtool.errors import RecipeError
 
 if TYPE_CHECKING:
     from cmtool.workflows.fit import Job, Listeners, Prepared
-
-
-class Command(TyperCommand):
-    """A trainer's command, which says how a recipe's key is set that was typed as an option."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Reads the words after the command's name."""
-        typed = list(args)
-        try:
-            return super().parse_args(ctx, args)
-        except Exception as problem:  # The parser's own; its module is another in older Typers.
-            unknown = type(problem).__name__ == "NoSuchOption"
-            option = str(getattr(problem, "option_name", ""))
-            settings = _settings(option, typed) if unknown else []
-            near = getattr(problem, "possibilities", None) or []
-            if not settings or any(name.endswith(option.lstrip("-")) for name in near):
-                raise
-            told = f"there is no option '{option}', it is a key of the recipe"
-            raise RecipeError(told, " or ".join(settings)) from None
-
-
-def _settings(option: str, typed: list[str]) -> list[str]:
-    """What to type in place of an option that is named like a recipe's keys."""
-    name, value = option.lstrip("-").replace("-", "_"), "VALUE"
-    for word, following in zip(typed, [*typed[1:], "-"], strict=True):
-        if word.startswith(f"{option}="):
-            value = word.partition("=")[2]
-        elif word == option and not following.startswith("-"):
-            value = following
-    keys = [k for k in _complete.recipe_keys() if f".{name}=" in k or k == f"{name}.name="]
-    return [f"--set {shlex.quote(key + value)}" for key in keys]
 
 
 def run(

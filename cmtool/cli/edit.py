@@ -31,13 +31,13 @@ def edit() -> None:
 
     Examples:
 
-    - `cmtool edit colorize in.png` : writes in.colorize.png with the newest model in runs/
+    - `cmtool edit colorize in.png` : with the newest model in runs/ that suits, else a shipped one
 
     - `cmtool edit inpaint in.png --mask mask.png --n 4` : four ways to fill the white part
 
     - `cmtool edit superres clean.png --simulate --compare` : how well it works
 
-    The result lies beside the picture and is as large as it; nothing is trained for an edit.
+    The result, in.colorize.png, lies beside the picture and is as large; nothing is trained for it.
     """
 
 

@@ -3,6 +3,7 @@
 import typer
 
 from cmtool.cli import _options as opt
+from cmtool.cli._command import Command
 from cmtool.cli._console import counting_bar, result, say
 from cmtool.cli._help import see_also
 from cmtool.errors import RecipeError
@@ -11,7 +12,7 @@ from cmtool.errors import RecipeError
 def register(app: typer.Typer) -> None:
     """Adds the command."""
     page = see_also("sampling.md", "eval", "eval search")
-    app.command(epilog=page, context_settings={"allow_extra_args": True})(sample)
+    app.command(cls=Command, epilog=page, context_settings={"allow_extra_args": True})(sample)
 
 
 def sample(

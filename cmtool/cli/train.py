@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from cmtool.cli import _complete
+from cmtool.cli._command import Command
 from cmtool.cli._help import see_also
 from cmtool.cli._options import FactsOpt, RecipeArg, RunOptions, with_options
-from cmtool.cli._run import Command, run
+from cmtool.cli._run import run
 
 
 def register(app: typer.Typer) -> None:

@@ -19,7 +19,7 @@ def default_model(say: Say, *, channels: Sequence[int] = (), labelled: bool = Tr
     that does.
 
     Args:
-        say: Is told what was passed over and why, and that a shipped model is taken.
+        say: Is told what was passed over and why, and what is taken.
         channels: Of the model's images, the best first; none given is any.
         labelled: Whether a class is given; without, a model must know pictures of no class too.
 
@@ -47,10 +47,11 @@ def _first(channels: int | None, *, labelled: bool) -> tuple[list[str], Path | N
     for path, found in _candidates():
         reason = found if isinstance(found, str) else _unfit(*found, channels, labelled=labelled)
         if reason is None:
-            if shipped.is_name(path.as_posix()):
-                told.append(f"no model is given: taking {path}, which comes with cmtool")
-                if path.name != PREFERRED[0]:
-                    told.append("it knows digits alone; for a photograph --model shipped/cifar10")
+            ours = shipped.is_name(path.as_posix())
+            comes = ", which comes with cmtool" if ours else ""
+            told.append(f"no model is given: taking {path}{comes}")
+            if ours and path.name != PREFERRED[0]:
+                told.append("it knows digits alone; for a photograph --model shipped/cifar10")
             return told, path
         told.append(f"passed over {path}: {reason}")
     return told, None

@@ -77,7 +77,9 @@ def find_files(
     """
     for path in images:
         if not path.exists():
-            raise DataError(f"no image file '{path}'", "check the path")
+            loose = "numbers of one option have commas between: --box 150,100,190,140"
+            cure = loose if path.name.isdigit() else "check the path"
+            raise DataError(f"no image file '{path}'", cure)
     folders = [path for path in images if path.is_dir()]
     if folders and len(images) > 1:
         raise DataError(f"'{folders[0]}' is a folder, and there are more inputs", "one at a time")

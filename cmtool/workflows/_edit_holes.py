@@ -50,7 +50,12 @@ def cut(picture: Picture, hole: Hole, name: str, say: Say) -> tuple[Picture, Pix
             say(f"{hole.mask}: {grey:,} grey pixels; those of 128 and more count as white")
     if hole.box is not None:
         x0, y0, x1, y1 = _four(hole.box, "--box", "x0,y0,x1,y1")
-        if not (x0 < x1 <= width and y0 < y1 <= height):
+        if x0 >= x1 or y0 >= y1:
+            raise RecipeError(
+                f"--box {hole.box} is empty",
+                "--box x0,y0,x1,y1: the upper left corner, then the lower right one",
+            )
+        if x1 > width or y1 > height:
             raise RecipeError(
                 f"--box {hole.box} does not lie in '{name}', which is {width}x{height}",
                 f"--box x0,y0,x1,y1: two corners; 0,0,{width},{height} is all of it",

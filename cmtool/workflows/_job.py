@@ -1,6 +1,7 @@
 """What a user asks of `train` or `distill`, and the recipe that comes of it."""
 
 import math
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,8 +9,13 @@ import torch
 
 from cmtool import recipe as recipes
 from cmtool import registry
+from cmtool.data.names import names as data_names
 from cmtool.errors import RecipeError, Say
 from cmtool.recipe import Override, Recipe
+from cmtool.workflows._run_facts import is_run
+
+LARGE = {"imagenet64": "imagenet64", "lsun-bedroom": "lsun256", "lsun-cat": "lsun256"}
+"""The families of published recipes for data sets beside CIFAR-10."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +66,28 @@ def choose_recipe(job: Job, default_method: str, say: Say) -> str:
     if job.data is None:
         raise RecipeError("neither a recipe nor data is given", "--data NAME|FOLDER|ZIP")
     method = job.method or default_method
-    family = "digits" if job.data == "digits" else "cifar10"
-    if family == "cifar10" and not torch.cuda.is_available():
-        family = "cifar10-cpu"
-    name = f"{family}/{method}"
-    if name not in recipes.names():
-        has = ", ".join(r for r in recipes.names() if r.startswith(f"{family}/"))
-        raise RecipeError(f"there is no recipe '{name}'", f"{family} has {has}; or give a recipe")
+    families, known = _families(job.data), recipes.names()
+    name = next((f"{f}/{method}" for f in families if f"{f}/{method}" in known), None)
+    if name is None:
+        has = ", ".join(r for r in known if r.startswith(f"{families[0]}/"))
+        raise RecipeError(
+            f"there is no recipe '{families[0]}/{method}'",
+            f"{families[0]} has {has}; or give a recipe",
+        )
     say(f"recipe {name}")
-    if family == "cifar10-cpu":
-        say("  made for a CPU; the published settings: give cifar10/" + f"{method} as RECIPE")
+    large = f"{LARGE.get(job.data, 'cifar10')}/{method}"
+    if name.startswith("cifar10-cpu/") and large in known:
+        say(f"  made for a CPU; the published settings: give {large} as RECIPE")
     return name
+
+
+def _families(data: str) -> list[str]:
+    """Whose recipes suit a data set on this machine, the best first."""
+    if data == "digits":
+        return ["digits"]
+    gpu = torch.cuda.is_available()
+    own = "mnist-cpu" if data == "mnist" else LARGE.get(data) if gpu else None
+    return [*([own] if own else []), "cifar10" if gpu else "cifar10-cpu"]
 
 
 def load_recipe(job: Job, default_method: str, say: Say) -> Recipe:
@@ -80,6 +97,8 @@ def load_recipe(job: Job, default_method: str, say: Say) -> Recipe:
         overrides.append(("data.name", job.data))
     if job.recipe is not None and job.method is not None:
         overrides.append(("loss.name", job.method))
+    if job.recipe is not None:
+        _check_is_no_data(job.recipe)
     source = job.recipe or choose_recipe(job, default_method, say)
     try:
         recipe = recipes.load(source, overrides)
@@ -90,6 +109,13 @@ def load_recipe(job: Job, default_method: str, say: Say) -> Recipe:
         raise RecipeError(error.message, hint) from None
     usual = recipes.load(source, [o for o in overrides if _key(o) != "train.batch_size"])
     return suit_batch(recipe, usual.train.batch_size, "train.lr" in job.overridden, say)
+
+
+def _check_is_no_data(word: str) -> None:
+    folder = word.endswith(("/", ".zip")) or (Path(word).is_dir() and not is_run(Path(word)))
+    if word not in recipes.names() and (folder or word in data_names()):
+        hint = f"--data {shlex.quote(word)} takes the recipe that suits"
+        raise RecipeError(f"'{word}' stands where a recipe is expected", hint)
 
 
 def suit_batch(recipe: Recipe, usual: int, lr_is_chosen: bool, say: Say) -> Recipe:

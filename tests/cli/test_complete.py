@@ -89,7 +89,6 @@ def test_models(runs: Path):
         ["sample", "runs/"],
         ["export", "onnx", "runs/"],
         ["info", "runs/"],
-        ["distill", "--teacher", "runs/"],
         ["train", "--init", "runs/"],
         ["edit", "inpaint", "in.png", "--model", "runs/"],
         ["eval", "fd", "--model", "runs/"],
@@ -98,6 +97,15 @@ def test_models(runs: Path):
     ):
         assert offered(*words) == ["runs/digits-cd"], words
     assert offered("sample", "--compare", "runs/a@1,run") == ["runs/a@1,runs/digits-cd"]
+
+
+def test_teachers_are_diffusion_models(runs: Path):
+    assert offered("distill", "--teacher", "") == ["shipped/digits-teacher"]
+    meta = next(runs.glob("*/step-*/meta.json"))
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "kind": "diffusion"}))
+    assert offered("distill", "--teacher", "runs/") == ["runs/digits-cd"]
+    meta.write_text("broken")
+    assert offered("distill", "--teacher", "") == ["shipped/digits-teacher"]
 
 
 def test_data_sets():

@@ -14,6 +14,7 @@ from cmtool.foreign import openai
 from cmtool.networks.adm import Adm
 from cmtool.settings import TrainSettings
 from cmtool.workflows import distill
+from cmtool.workflows._job import choose_recipe
 from cmtool.workflows._machine import resolve
 from cmtool.workflows.fit import Job, Listeners, fit
 from cmtool.workflows.load import open_model
@@ -56,6 +57,31 @@ def test_digits_are_not_mirrored_by_a_recipe_for_photographs(tmp_path):
     ready, said = prepared("digits", tmp_path, "data.flip=true", recipe=recipe)
     assert ready.recipe.data.flip
     assert any("mirrors" in line for line in said)
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize(
+    ("data", "method", "on_cpu", "on_gpu", "published"),
+    [
+        ("digits", "ect", "digits/ect", "digits/ect", None),
+        ("mnist", "dsm", "mnist-cpu/dsm", "mnist-cpu/dsm", None),
+        ("mnist", "ect", "cifar10-cpu/ect", "cifar10/ect", "cifar10/ect"),
+        ("cifar10", "cd", "cifar10-cpu/cd", "cifar10/cd", "cifar10/cd"),
+        ("imagenet64", "dsm", "cifar10-cpu/dsm", "imagenet64/dsm", "imagenet64/dsm"),
+        ("imagenet64", "cd", "cifar10-cpu/cd", "cifar10/cd", None),
+        ("lsun-cat", "ct", "cifar10-cpu/ct", "lsun256/ct", "lsun256/ct"),
+        ("photos/", "dsm", "cifar10-cpu/dsm", "cifar10/dsm", "cifar10/dsm"),
+    ],
+)
+def test_without_a_name_the_recipe_suits_data_and_machine(
+    data, method, on_cpu, on_gpu, published, gpu, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    said = []
+    wanted = on_gpu if gpu else on_cpu
+    assert choose_recipe(Job(data=data), method, said.append) == wanted
+    hints = [line.split("give ")[1] for line in said if "published settings" in line]
+    assert hints == ([f"{published} as RECIPE"] if published and not gpu else [])
 
 
 def test_a_student_sees_its_teachers_crops(tmp_path):
