@@ -143,9 +143,10 @@ def test_without_a_model_the_newest_finished_run_is_sampled(
     text.write_text(text.read_text().replace("steps = 2\n", "steps = 9\n"))
     done = cmtool("sample", "--n", "1", "--out", "o.png")
     assert done.exit_code == 0
-    assert done.stderr.splitlines()[:3] == [
+    assert done.stderr.splitlines()[:4] == [
         "passed over runs/two: a diffusion model",
         "passed over runs/half: at step 2 of 9",
+        "no model is given: taking runs/one",
         "consistency model runs/one/step-00000002: NFE 1 (noise levels 80)",
     ]
 

@@ -256,15 +256,18 @@ def test_a_run_that_suits_comes_first_and_what_is_passed_over_is_told(folder: Pa
     run("classes", 0, 1, classes=3)
     told: list[str] = []
     assert default_model(told.append) == Path("runs/classes")
-    assert told == []
+    assert told == ["no model is given: taking runs/classes"]
+    told.clear()
     assert default_model(told.append, channels=(1, 3), labelled=False) == Path("runs/grey")
     reason = "it knows only pictures of a class, and no --label is given"
-    assert told == [f"passed over runs/classes: {reason}"]
+    taking = "no model is given: taking runs/"
+    assert told == [f"passed over runs/classes: {reason}", f"{taking}grey"]
     told.clear()
     assert default_model(told.append, channels=(3,), labelled=False) == Path("runs/colours")
     assert told == [
-        f"passed over runs/{name}: its images have 1 channel(s), not 3"
-        for name in ("classes", "grey")
+        "passed over runs/classes: its images have 1 channel(s), not 3",
+        "passed over runs/grey: its images have 1 channel(s), not 3",
+        f"{taking}colours",
     ]
     told.clear()
     shutil.rmtree("runs/colours")
