@@ -103,7 +103,7 @@ def zip_store(path: Path, where: str) -> Store:
     try:
         archive = zipfile.ZipFile(path)
         members = {member.filename: member for member in archive.infolist() if not member.is_dir()}
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as problem:
+    except READ_ERRORS as problem:
         raise DataError(f"cannot read the zip '{where}': {problem}") from problem
     if any(member.flag_bits & ENCRYPTED for member in members.values()):
         raise DataError(f"the zip '{where}' is encrypted", "unpack it, and pass the folder")

@@ -16,6 +16,7 @@ import pytest
 import torch
 from cli_world import cmtool, must, started
 from PIL import Image
+from two_processes import TORCHRUN
 
 from cmtool import checkpoint, images
 from cmtool.data.catalog import open_data
@@ -29,8 +30,6 @@ from cmtool.metrics.kid import kid
 from cmtool.metrics.prdc import prdc
 from cmtool.metrics.references import write_statistics
 from cmtool.workflows import _features, _subjects, evaluate
-
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "--"]
 
 
 @pytest.fixture
@@ -396,7 +395,7 @@ def test_bootstrap_intervals_hold_the_mean_of_other_seeds(here: Path):
 @pytest.mark.multi
 def test_two_processes_make_the_report_of_one(here: Path):
     words = ["--steps", "1,2", "--n", "1500", "--save-samples", "s", "--model", "runs/cm"]
-    command = [*TORCHRUN, "cmtool", "eval", "fd", *words, "--out", "two.json"]
+    command = [*TORCHRUN, "-m", "--", "cmtool", "eval", "fd", *words, "--out", "two.json"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("FD-pixel") == 1, "two processes speak"

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from cli_world import cmtool, environment, must, started
 from PIL import Image
+from two_processes import TORCHRUN
 
 import cmtool as package
 from cmtool import images
@@ -19,8 +19,6 @@ from cmtool.errors import CmtoolError, RecipeError
 from cmtool.workflows import _sharded
 from cmtool.workflows._output import open_draft
 from cmtool.workflows._views import parse_variants
-
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "--"]
 
 
 @pytest.fixture
@@ -92,7 +90,7 @@ def test_shares_cover_every_image_once(here: Path):
 @pytest.mark.parametrize("out", ["o", pytest.param("o.npz", marks=pytest.mark.slow)])
 def test_two_processes_draw_the_images_of_one(models: Path, here: Path, out: str):
     words = [str(models / "cm"), "--n", "11", "--batch-size", "2", "--out"]
-    command = [*TORCHRUN, "cmtool", "sample", *words, out]
+    command = [*TORCHRUN, "-m", "--", "cmtool", "sample", *words, out]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count(f"{out}\n") == 1, "two processes speak"
@@ -123,7 +121,7 @@ _sharded.draw = failing
 main()
 """
     Path("failing.py").write_text(script)
-    command = [*TORCHRUN[:-2], "failing.py", "sample", str(models / "cm"), "--seed", "3"]
+    command = [*TORCHRUN, "failing.py", "sample", str(models / "cm"), "--seed", "3"]
     more = ["--batch-size", "1", "--per-label", "4", "--out", "o.npz"]
     began = time.monotonic()
     done = subprocess.run(

@@ -1,8 +1,6 @@
 """Progressive distillation through the trainer: stages, the new teacher, and what is sampled."""
 
 import json
-import os
-import subprocess
 import sys
 from dataclasses import replace
 from itertools import islice
@@ -10,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from two_processes import TORCHRUN, succeed
 
 from cmtool import checkpoint
 from cmtool.checkpoint import Checkpoint
@@ -245,12 +244,8 @@ def test_two_processes_change_stages_as_one_does(tmp_path, teacher):
     (tmp_path / "two.py").write_text(TWO)
     (tmp_path / "r.toml").write_text(RECIPE + '[network]\nname = "tiny"\nwidth = 16\n')
     run = [str(tmp_path / "two.py"), str(tmp_path / "r.toml"), str(teacher)]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for start, out in (([sys.executable], "one"), (torchrun, "both")):
-        command = [*start, *run, str(tmp_path / out)]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
+    for start, out in (([sys.executable], "one"), (TORCHRUN, "both")):
+        succeed([*start, *run, str(tmp_path / out)])
     one, both = (weights(Checkpoint.open(Path(tmp_path / out))) for out in ("one", "both"))
     assert set(one) == set(both) == {"student", "teacher", "ema-0.9"}
     for name in one:

@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
 import sys
 from dataclasses import replace
 from itertools import islice
@@ -12,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from two_processes import TORCHRUN, succeed
 
 from cmtool import checkpoint, recipe
 from cmtool.checkpoint import Checkpoint
@@ -377,18 +376,8 @@ def test_two_processes_equal_one(job, tmp_path):
     """Gradients, averages, target and learning rate, through torchrun and gloo."""
     (tmp_path / "two.py").write_text(TWO)
     run = [str(tmp_path / "two.py"), job().recipe]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    alone = [sys.executable]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for start, out in ((alone, "one"), (torchrun, "both")):
-        done = subprocess.run(
-            [*start, *run, str(tmp_path / out)],
-            env=env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+    for start, out in (([sys.executable], "one"), (TORCHRUN, "both")):
+        succeed([*start, *run, str(tmp_path / out)])
     one, both = weights(tmp_path / "one"), weights(tmp_path / "both")
     for name in one:
         for key, value in one[name].items():
@@ -410,10 +399,11 @@ from cmtool.errors import RecipeError
 from cmtool.workflows.fit import Job, Listeners, fit
 from cmtool.workflows.train import plan
 recipe, out, error = sys.argv[1:]
-tasks = Path("/proc/self/task")
+def gloo():
+    names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    return " ".join(name for name in names if "gloo" in name)
 def progress(report, trainer):
-    names = [(task / "comm").read_text().strip() for task in tasks.iterdir()]
-    assert any("gloo" in name for name in names), names
+    assert gloo()
     if error == "error":
         raise RecipeError("enough")
 try:
@@ -421,8 +411,7 @@ try:
     fit(plan(job, None, {}, Listeners()), Listeners(progress=progress))
 except RecipeError:
     assert error == "error"
-names = [(task / "comm").read_text().strip() for task in tasks.iterdir()]
-Path(out, os.environ["RANK"]).write_text(" ".join(n for n in names if "gloo" in n) or "none")
+Path(out, os.environ["RANK"]).write_text(gloo() or "none")
 """
 
 
@@ -432,16 +421,8 @@ Path(out, os.environ["RANK"]).write_text(" ".join(n for n in names if "gloo" in 
 def test_no_thread_of_the_other_processes_outlives_a_run(job, tmp_path, end):
     """One that runs when the interpreter ends may abort the process, after all work is done."""
     (tmp_path / "ends.py").write_text(ENDS)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     out = tmp_path / "ended"
-    done = subprocess.run(
-        [*torchrun, str(tmp_path / "ends.py"), job().recipe, str(out), end],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    succeed([*TORCHRUN, str(tmp_path / "ends.py"), job().recipe, str(out), end])
     assert [(out / rank).read_text() for rank in "01"] == ["none", "none"]
 
 

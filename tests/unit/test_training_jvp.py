@@ -1,13 +1,12 @@
 """Losses that take a derivative, in the training loop: two processes, and what a run writes."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from two_processes import TORCHRUN, succeed
 
 from cmtool.checkpoint import Checkpoint
 from cmtool.errors import RecipeError
@@ -83,17 +82,9 @@ def write(folder: Path, loss: str, extra: str = "") -> str:
 def test_two_processes_give_the_gradients_of_one(loss, tmp_path):
     """Each in two micro-batches, through DDP: a derivative taken around DDP would not be summed."""
     (tmp_path / "run.py").write_text(GRADIENTS)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     found = {}
-    for name, start in (("one", [sys.executable]), ("two", torchrun)):
-        done = subprocess.run(
-            [*start, str(tmp_path / "run.py"), write(tmp_path, loss), str(tmp_path / name)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+    for name, start in (("one", [sys.executable]), ("two", TORCHRUN)):
+        succeed([*start, str(tmp_path / "run.py"), write(tmp_path, loss), str(tmp_path / name)])
         found[name] = torch.load(tmp_path / name, weights_only=True)
     assert found["one"].keys() == found["two"].keys()
     assert any("log_weight" in name for name in found["one"]) == (loss == "sct")
